@@ -1,0 +1,252 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/hub/scheduler"
+	"github.com/spare-compute/spare/hub/store"
+	"github.com/spare-compute/spare/protocol"
+	"github.com/spare-compute/spare/protocol/pb"
+)
+
+// grants remembers what each node holds a lease on, and so may fetch. It outlives
+// sessions, and is filled again from the store when a node returns after a restart.
+type grants struct {
+	store store.Store
+
+	mu    sync.Mutex
+	held  map[spare.NodeID]map[spare.AttemptID][]spare.Digest
+	plans map[spare.JobID]*plan // of jobs with a lease
+}
+
+// plan is what a lease needs to know of its job.
+type plan struct {
+	job   spare.Job
+	app   *pb.App
+	users int // leases that refer to it
+}
+
+func newGrants(st store.Store) *grants {
+	return &grants{
+		store: st, held: map[spare.NodeID]map[spare.AttemptID][]spare.Digest{}, plans: map[spare.JobID]*plan{},
+	}
+}
+
+// take notes that a node holds an attempt of task and returns the job's plan.
+func (g *grants) take(ctx context.Context, node spare.NodeID, attempt spare.AttemptID, task spare.Task) (*plan, error) {
+	p, err := g.plan(ctx, task.Job)
+	if err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.held[node] == nil {
+		g.held[node] = map[spare.AttemptID][]spare.Digest{}
+	}
+	if _, again := g.held[node][attempt]; !again {
+		p.users++
+		g.plans[task.Job] = p
+	}
+	g.held[node][attempt] = []spare.Digest{task.Input.Digest, p.job.Plan.App.Bundle}
+	return p, nil
+}
+
+func (g *grants) plan(ctx context.Context, id spare.JobID) (*plan, error) {
+	g.mu.Lock()
+	p := g.plans[id]
+	g.mu.Unlock()
+	if p != nil {
+		return p, nil
+	}
+	job, err := g.store.Job(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if job.Plan == nil {
+		return nil, fmt.Errorf("job %s has no plan", id)
+	}
+	a := job.Plan.App
+	return &plan{job: job, app: &pb.App{
+		Name: a.Name, Version: a.Version, Revision: uint32(a.Revision), Entrypoint: a.Entrypoint,
+		Platform: string(a.Platform), PlatformConfig: a.Config, Root: a.Root,
+		Bundle: &pb.Blob{Digest: string(a.Bundle), Size: uint64(a.BundleSize)},
+	}}, nil
+}
+
+// drop forgets an attempt.
+func (g *grants) drop(node spare.NodeID, attempt spare.AttemptID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.held[node][attempt]; !ok {
+		return
+	}
+	delete(g.held[node], attempt)
+	if len(g.held[node]) == 0 {
+		delete(g.held, node)
+	}
+	if p := g.plans[jobOf(attempt)]; p != nil {
+		if p.users--; p.users == 0 {
+			delete(g.plans, p.job.ID)
+		}
+	}
+}
+
+func (g *grants) count(node spare.NodeID) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.held[node])
+}
+
+// mayGet reports whether a lease of the node names this content.
+func (g *grants) mayGet(node spare.NodeID, d spare.Digest) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, digests := range g.held[node] {
+		for _, held := range digests {
+			if held == d {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// restore takes up the attempts that a returning node says it holds, as far as the
+// store knows them as its own.
+func (g *grants) restore(ctx context.Context, node spare.NodeID, attempts []spare.AttemptID) error {
+	if len(attempts) == 0 {
+		return nil
+	}
+	live, err := g.store.LiveAttempts(ctx)
+	if err != nil {
+		return err
+	}
+	own := map[spare.AttemptID]spare.Attempt{}
+	for _, a := range live {
+		if a.Node == node {
+			own[a.ID] = a
+		}
+	}
+	for _, id := range attempts {
+		a, ok := own[id]
+		if !ok {
+			continue
+		}
+		tasks, err := g.store.Tasks(ctx, a.Job, a.Chunk, 1)
+		if err != nil {
+			return err
+		}
+		if len(tasks) == 1 && tasks[0].ID == a.Task {
+			if _, err := g.take(ctx, node, id, tasks[0]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func jobOf(a spare.AttemptID) spare.JobID {
+	task := string(a.Task())
+	for i := range len(task) {
+		if task[i] == '.' {
+			return spare.JobID(task[:i])
+		}
+	}
+	return ""
+}
+
+// grant sends leases to a node, small inputs inside them.
+func (g *Gateway) grant(dec scheduler.Grant) {
+	s := g.session(dec.Node)
+	if s == nil {
+		return // gone meanwhile; the leases expire
+	}
+	leases := make([]*pb.Lease, 0, len(dec.Leases))
+	for _, l := range dec.Leases {
+		lease, err := g.lease(dec.Node, l)
+		if err != nil {
+			g.cfg.Log.Error("cannot hand out a lease; it will expire", "attempt", l.Attempt.ID, "error", err)
+			continue
+		}
+		leases = append(leases, lease)
+	}
+	for len(leases) > 0 {
+		n := fit(leases)
+		s.send(&pb.Frame{Body: &pb.Frame_Grant{Grant: &pb.Grant{Leases: leases[:n]}}})
+		leases = leases[n:]
+	}
+}
+
+// fit is how many leases go into one message.
+func fit(leases []*pb.Lease) int {
+	size := 0
+	for i, l := range leases {
+		size += len(l.Params) + len(l.Input.Inline) + len(l.App.PlatformConfig) + 1024
+		if i > 0 && size > protocol.MaxFrame/2 {
+			return i
+		}
+	}
+	return len(leases)
+}
+
+func (g *Gateway) lease(node spare.NodeID, l scheduler.Leased) (*pb.Lease, error) {
+	ctx := context.Background() // a look-up that is nearly always in memory
+	p, err := g.grants.take(ctx, node, l.Attempt.ID, l.Task)
+	if err != nil {
+		return nil, err
+	}
+	params, err := overlay(p.job.Plan.AppParams, l.Task.Params)
+	if err != nil {
+		return nil, err
+	}
+	input := &pb.Blob{
+		Digest: string(l.Task.Input.Digest), Size: uint64(l.Task.Input.Size),
+		Name: l.Task.Input.Name, Inline: l.Task.Input.Inline,
+	}
+	if len(input.Inline) == 0 && l.Task.Input.Size > 0 && l.Task.Input.Size <= protocol.InlineLimit {
+		if input.Inline, err = g.read(l.Task.Input.Digest); err != nil {
+			return nil, err
+		}
+	}
+	return &pb.Lease{
+		Attempt: string(l.Attempt.ID), Chunk: uint32(l.Task.Chunk),
+		ExpiresMs: uint32(g.cfg.Lease.Milliseconds()), App: p.app, Params: params, Input: input,
+		TimeoutS: uint32(p.job.Plan.TaskTimeout.Seconds()), JobName: p.job.Name, Owner: p.job.Owner,
+		MemoryBytes: uint64(p.job.Plan.Needs.MinMemory * (1 << 30)), Cores: uint32(max(p.job.Plan.Needs.MinCPU, 1)),
+	}, nil
+}
+
+func (g *Gateway) read(d spare.Digest) ([]byte, error) {
+	r, _, err := g.cfg.Blobs.Open(d, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
+}
+
+// overlay lays a chunk's own parameters over the job's.
+func overlay(base, over json.RawMessage) (json.RawMessage, error) {
+	if len(over) == 0 {
+		return base, nil
+	}
+	var merged, own map[string]json.RawMessage
+	if err := json.Unmarshal(base, &merged); err != nil {
+		return nil, fmt.Errorf("App parameters: %w", err)
+	}
+	if err := json.Unmarshal(over, &own); err != nil {
+		return nil, fmt.Errorf("the chunk's parameters: %w", err)
+	}
+	if merged == nil {
+		merged = map[string]json.RawMessage{}
+	}
+	for k, v := range own {
+		merged[k] = v
+	}
+	return json.Marshal(merged)
+}

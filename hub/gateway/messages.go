@@ -1,0 +1,225 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/hub/events"
+	"github.com/spare-compute/spare/hub/scheduler"
+	"github.com/spare-compute/spare/protocol"
+	"github.com/spare-compute/spare/protocol/pb"
+)
+
+const (
+	maxLog     = 64 << 10 // bytes of a log tail that are kept
+	maxMessage = 4 << 10
+)
+
+// handle takes one message of an admitted node. Unknown ones are ignored, so that a
+// newer node can talk to an older hub. An error ends the session.
+func (s *session) handle(ctx context.Context, f *pb.Frame) error {
+	post := func(ev scheduler.Event) error { return s.g.cfg.Dispatch.Post(ctx, ev) }
+	s.touch()
+	switch body := f.Body.(type) {
+	case *pb.Frame_Heartbeat:
+		h := body.Heartbeat
+		if len(h.Attempts) > maxHeld {
+			return fmt.Errorf("a heartbeat named %d attempts", len(h.Attempts))
+		}
+		s.note(h)
+		s.send(&pb.Frame{Body: &pb.Frame_HeartbeatAck{HeartbeatAck: &pb.HeartbeatAck{Sequence: h.Sequence}}})
+		return post(scheduler.Heartbeat{Node: s.node.ID, Attempts: attemptIDs(h.Attempts)})
+	case *pb.Frame_Want:
+		return post(scheduler.Wanted{
+			Node: s.node.ID,
+			Run:  int(min(body.Want.Run, maxHeld)), Prefetch: int(min(body.Want.Prefetch, maxHeld)),
+		})
+	case *pb.Frame_Report:
+		return s.report(ctx, body.Report)
+	case *pb.Frame_DeviceUpdate:
+		device, err := parseDevice(body.DeviceUpdate.Device)
+		if err != nil {
+			return err
+		}
+		device.Software = s.node.Device.Software
+		s.node.Device, s.node.LastSeen = device, time.Now()
+		if err := s.g.cfg.Store.PutNode(ctx, s.node); err != nil {
+			return err
+		}
+		s.g.cfg.Events.Publish(events.Event{Type: events.NodeChanged, Node: s.node.ID})
+		return post(scheduler.NodeChanged{Node: s.node})
+	case *pb.Frame_Goodbye:
+		return fmt.Errorf("the node said goodbye: %s", printable(body.Goodbye.Reason, 200))
+	}
+	return nil
+}
+
+func attemptIDs(names []string) []spare.AttemptID {
+	ids := make([]spare.AttemptID, len(names))
+	for i, n := range names {
+		ids[i] = spare.AttemptID(n)
+	}
+	return ids
+}
+
+func (s *session) touch() {
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	if live := s.g.states[s.node.ID]; live != nil {
+		live.seen = time.Now()
+	}
+}
+
+// note keeps what a heartbeat says of the node and its attempts.
+func (s *session) note(h *pb.Heartbeat) {
+	state := spare.NodeState(h.State)
+	switch state {
+	case spare.NodeWorking, spare.NodeIdle, spare.NodePaused:
+	default:
+		state = spare.NodeIdle
+	}
+	s.g.mu.Lock()
+	defer s.g.mu.Unlock()
+	live := s.g.states[s.node.ID]
+	if live == nil {
+		return
+	}
+	live.state = state
+	live.reason = spare.Reason{Code: printable(h.ReasonCode, 64), Detail: printable(h.ReasonDetail, 200)}
+	live.progress = map[spare.AttemptID]float64{}
+	for _, p := range h.Progress[:min(len(h.Progress), maxHeld)] {
+		if p.Fraction != nil && *p.Fraction >= 0 && *p.Fraction <= 1 {
+			live.progress[spare.AttemptID(p.Attempt)] = *p.Fraction
+		}
+	}
+}
+
+// report turns ended attempts into events. What cannot be a result is a rejected one.
+func (s *session) report(ctx context.Context, r *pb.Report) error {
+	if len(r.Ended) > maxHeld {
+		return fmt.Errorf("a report named %d attempts", len(r.Ended))
+	}
+	for _, e := range r.Ended {
+		ev := scheduler.Reported{
+			Node: s.node.ID, Attempt: spare.AttemptID(e.Attempt), ExitCode: int(e.ExitCode),
+			Message: printable(e.Message, maxMessage), Log: string(bytes.ToValidUTF8(tail(e.Log, maxLog), []byte("\uFFFD"))),
+			Usage: spare.Usage{
+				Wall: time.Duration(e.WallMs) * time.Millisecond, CPU: time.Duration(e.CpuMs) * time.Millisecond,
+				PeakMemory: int64(e.PeakMemory), Written: int64(e.Written),
+			},
+		}
+		i := int(e.Outcome) - 1
+		if i < 0 || i >= len(spare.Outcomes) {
+			return fmt.Errorf("a report has the unknown outcome %d", e.Outcome)
+		}
+		ev.Outcome = spare.Outcomes[i]
+		if ev.Outcome == spare.Succeeded {
+			result, err := s.result(ctx, e)
+			var bad *badResult
+			switch {
+			case errors.As(err, &bad):
+				ev.Outcome, ev.Message = spare.Rejected, "the hub cannot take the result: "+bad.why
+			case err != nil:
+				return err
+			}
+			ev.Result = result
+		}
+		if err := s.g.cfg.Dispatch.Post(ctx, ev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type badResult struct{ why string }
+
+func (b *badResult) Error() string { return b.why }
+
+// result checks that the hub holds what a successful report names.
+func (s *session) result(ctx context.Context, e *pb.Ended) (*spare.Result, error) {
+	if e.Result == nil {
+		return nil, &badResult{"it names none"}
+	}
+	digest, err := spare.ParseDigest(e.Result.Digest)
+	if err != nil {
+		return nil, &badResult{err.Error()}
+	}
+	content, err := spare.ParseDigest(e.Content)
+	if err != nil {
+		return nil, &badResult{err.Error()}
+	}
+	r := &spare.Result{
+		Blob:    spare.File{Name: "result", Digest: digest, Size: int64(e.Result.Size)},
+		Content: content, Files: int(e.Files), Bytes: int64(e.Bytes),
+	}
+	if r.Bytes < 0 || r.Bytes > s.g.cfg.MaxResult || r.Blob.Size < 0 || r.Blob.Size > s.g.cfg.MaxResult {
+		return nil, &badResult{fmt.Sprintf("it is larger than the %d bytes allowed", s.g.cfg.MaxResult)}
+	}
+	if len(e.Result.Inline) == 0 {
+		size, err := s.g.cfg.Blobs.Stat(digest)
+		if err != nil {
+			return nil, &badResult{"it was not uploaded"}
+		}
+		if size != r.Blob.Size {
+			return nil, &badResult{fmt.Sprintf("it was declared with %d bytes and has %d", r.Blob.Size, size)}
+		}
+		return r, nil
+	}
+	inline := e.Result.Inline
+	if len(inline) > protocol.InlineLimit || int64(len(inline)) != r.Blob.Size || spare.Sum(inline) != digest {
+		return nil, &badResult{"its bytes do not match its digest and size"}
+	}
+	if len(inline) <= spare.InlineLimit {
+		r.Blob.Inline = inline
+		return r, nil
+	}
+	if _, _, err := s.g.cfg.Blobs.Put(ctx, bytes.NewReader(inline)); err != nil {
+		return nil, err // the hub's fault: the node reports again when it is back
+	}
+	return r, nil
+}
+
+func tail(b []byte, most int) []byte {
+	if len(b) > most {
+		return b[len(b)-most:]
+	}
+	return b
+}
+
+// streams serves the node's blob streams until the session ends.
+func (s *session) streams(ctx context.Context) {
+	for {
+		st, err := s.conn.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		go s.blob(ctx, st) // ends with the session: its stream does
+	}
+}
+
+func (s *session) blob(ctx context.Context, st protocol.Stream) {
+	if err := st.SetDeadline(time.Now().Add(firstWithin)); err != nil {
+		return
+	}
+	first, err := protocol.NewConn(st).Receive()
+	if err != nil {
+		st.Cancel(protocol.CodeMalformed)
+		return
+	}
+	limits := protocol.BlobLimits{MaxBlob: s.g.cfg.MaxResult, Allow: s.mayMove}
+	if err := protocol.ServeBlob(ctx, st, first, s.g.cfg.Blobs, limits); err != nil {
+		s.log.Debug("blob transfer ended early", "error", err)
+	}
+}
+
+// mayMove lets a node fetch what it has a lease on, and upload while it has one or had.
+func (s *session) mayMove(get bool, d spare.Digest, _ int64) error {
+	if get && !s.g.grants.mayGet(s.node.ID, d) {
+		return errors.New("no lease of this node names this content")
+	}
+	return nil
+}
