@@ -1,0 +1,7 @@
+//go:build !windows
+
+package cache
+
+import "syscall"
+
+const errQuota = syscall.EDQUOT

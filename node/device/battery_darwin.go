@@ -1,0 +1,3 @@
+package device
+
+func systemPower(_ string, commands Commands) Power { return pmsetPower{commands} }

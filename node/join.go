@@ -1,0 +1,93 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/node/cache"
+	"github.com/spare-compute/spare/node/link"
+	"github.com/spare-compute/spare/node/policy"
+	"github.com/spare-compute/spare/protocol"
+)
+
+// Join makes the node in dir belong to the hub that issued the ticket. It returns once
+// the hub has welcomed the node and that is on disk. When it fails, nothing is left of
+// the try.
+func Join(ctx context.Context, dir string, t protocol.Ticket, log *slog.Logger) (hub Hub, err error) {
+	undo, err := remember(dir)
+	if err != nil {
+		return Hub{}, err
+	}
+	defer func() {
+		if err != nil {
+			undo()
+		}
+	}()
+	home, err := OpenHome(dir, true)
+	if err != nil {
+		return Hub{}, err
+	}
+	defer home.Close()
+	id, err := home.Identity()
+	if err != nil {
+		return Hub{}, err
+	}
+	prefs, err := policy.Load(home.path("prefs.json"))
+	if err != nil {
+		return Hub{}, err
+	}
+	device := Survey(ctx, dir, prefs)
+	welcome, err := link.Enrol(ctx, link.Config{
+		Hub: t.HubKey, Addresses: t.Addresses, Identity: id, Token: t.Token, Log: log,
+		Device: func() spare.Device { return device },
+	})
+	if err != nil {
+		return Hub{}, fmt.Errorf("join %s: %w", t.HubName, err)
+	}
+	hub = Hub{
+		Key: t.HubKey, Name: welcome.HubName, Addresses: t.Addresses, Pool: welcome.Pool, Joined: time.Now().UTC(),
+		Publishers: t.Publishers, Store: t.Store,
+	}
+	if hub.Name == "" {
+		hub.Name = t.HubName
+	}
+	return hub, home.putHub(hub)
+}
+
+// remember notes what of a data folder is there already, and returns a function that
+// removes the rest.
+func remember(dir string) (undo func(), err error) {
+	_, err = os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Folders above that have to be made go too.
+		top := dir
+		for up := filepath.Dir(top); up != top; up = filepath.Dir(top) {
+			if _, err := os.Lstat(up); err == nil {
+				break
+			}
+			top = up
+		}
+		return func() { _ = cache.RemoveAll(top) }, nil
+	}
+	if err != nil {
+		return nil, &HomeError{dir, fmt.Sprintf("cannot be read: %v", err)}
+	}
+	var made []string
+	for _, name := range []string{"format", "lock", "identity.key", "probes.json", "hubs"} {
+		if _, err := os.Lstat(filepath.Join(dir, name)); errors.Is(err, fs.ErrNotExist) {
+			made = append(made, name)
+		}
+	}
+	return func() {
+		for _, name := range made {
+			_ = cache.RemoveAll(filepath.Join(dir, name))
+		}
+	}, nil
+}

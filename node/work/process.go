@@ -1,0 +1,280 @@
+package work
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/bundle"
+	"github.com/spare-compute/spare/node/cache"
+	"github.com/spare-compute/spare/protocol"
+	"github.com/spare-compute/spare/protocol/pb"
+	"github.com/spare-compute/spare/sandbox"
+	"github.com/spare-compute/spare/stage"
+)
+
+// materials are what one run needs, held in the cache.
+type materials struct {
+	app   string // folder
+	input string // file
+	pins  []*cache.Pin
+}
+
+func (m *materials) release() {
+	for _, p := range m.pins {
+		p.Release()
+	}
+}
+
+// process fetches, waits for cores, runs and packs. It always returns how it ended.
+func (e *Executor) process(a *attempt) (*pb.Ended, *pack) {
+	dir, err := e.scratch()
+	if err != nil {
+		return a.failed(err, pb.Outcome_OUTCOME_SANDBOX_FAILED), nil
+	}
+	m, err := e.collect(a, dir)
+	defer m.release()
+	if err != nil {
+		_ = cache.RemoveAll(dir)
+		return a.failed(err, pb.Outcome_OUTCOME_FETCH_FAILED), nil
+	}
+	if err := e.awaitCores(a); err != nil {
+		_ = cache.RemoveAll(dir)
+		return a.failed(err, pb.Outcome_OUTCOME_PREEMPTED), nil
+	}
+	defer e.release(a)
+	began := time.Now()
+	run := e.run(a, m, dir)
+	if a.ctx.Err() == nil {
+		e.took(time.Since(began))
+	}
+	ended := a.report(run)
+	made, err := a.pack(run, ended, dir)
+	if err != nil {
+		ended = a.failed(err, pb.Outcome_OUTCOME_SANDBOX_FAILED)
+		ended.Log = run.Log
+	}
+	return ended, made
+}
+
+// collect fetches the App and the input, two attempts at a time.
+func (e *Executor) collect(a *attempt, dir string) (*materials, error) {
+	m := &materials{}
+	if err := e.fetch.Acquire(a.ctx, 1); err != nil {
+		return m, err
+	}
+	defer e.fetch.Release(1)
+	b := a.lease.App.Bundle
+	app, err := e.cfg.Cache.App(a.ctx, spare.Digest(b.Digest), int64(b.Size), a.fetch(b), unpack)
+	if err != nil {
+		return m, err
+	}
+	m.pins = append(m.pins, app)
+	m.app = app.Path()
+	in := a.lease.Input
+	if len(in.Inline) > 0 || in.Size == 0 {
+		m.input = filepath.Join(dir, "input")
+		if spare.Digest(in.Digest).Valid() && spare.Sum(in.Inline) != spare.Digest(in.Digest) {
+			return m, fmt.Errorf("the input: %w", cache.ErrCorrupt)
+		}
+		if err := os.WriteFile(m.input, in.Inline, 0o444); err != nil {
+			return m, fmt.Errorf("store the input: %w", err)
+		}
+	} else {
+		pin, err := e.cfg.Cache.Blob(a.ctx, spare.Digest(in.Digest), int64(in.Size), a.fetch(in))
+		if err != nil {
+			return m, err
+		}
+		m.pins = append(m.pins, pin)
+		m.input = pin.Path()
+	}
+	if !e.enter(a, waiting) {
+		return m, errCancelled
+	}
+	return m, nil
+}
+
+// fetch is how the cache gets a blob: from the lease itself, or from the hub.
+func (a *attempt) fetch(b *pb.Blob) cache.Fetch {
+	return func(ctx context.Context, offset int64, w io.Writer) error {
+		if len(b.Inline) > 0 {
+			_, err := io.Copy(w, bytes.NewReader(b.Inline[min(offset, int64(len(b.Inline))):]))
+			return err
+		}
+		err := a.desk.transfers.Get(ctx, spare.Digest(b.Digest), offset, w)
+		if errors.Is(err, protocol.ErrMismatch) {
+			return fmt.Errorf("%w: %w", cache.ErrCorrupt, err)
+		}
+		return err
+	}
+}
+
+// awaitCores returns when the attempt may start. If it returns an error, the attempt
+// holds no cores.
+func (e *Executor) awaitCores(a *attempt) error {
+	select {
+	case <-a.start:
+		return nil
+	case <-a.ctx.Done():
+	}
+	e.mu.Lock()
+	started := a.cores > 0
+	e.mu.Unlock()
+	if started { // both at once
+		e.release(a)
+	}
+	return context.Cause(a.ctx)
+}
+
+func (e *Executor) run(a *attempt, m *materials, dir string) stage.Ended {
+	rt, err := e.runtime(spare.Platform(a.lease.App.Platform))
+	if err != nil {
+		return stage.Ended{Outcome: spare.SandboxFailed, Message: sentence(err)}
+	}
+	e.mu.Lock()
+	limits := e.limits
+	e.mu.Unlock()
+	memory := a.lease.MemoryBytes
+	if memory == 0 {
+		memory = limits.Memory / uint64(max(1, limits.Cores)) * uint64(a.cores)
+	}
+	l := a.lease
+	job, _, _ := strings.Cut(string(a.id), ".")
+	return stage.RunApp(a.ctx, rt, stage.Task{
+		Bundle: m.app, Root: l.App.Root, Entrypoint: l.App.Entrypoint, Platform: spare.Platform(l.App.Platform),
+		Input: m.input, Params: l.Params, Chunk: int(l.Chunk), JobName: l.JobName, JobID: spare.JobID(job),
+		Work: dir,
+		Limits: sandbox.Limits{
+			CPUs: float64(a.cores), Memory: int64(memory), Disk: int64(limits.Disk),
+			Wall: time.Duration(l.TimeoutS) * time.Second, Nice: true,
+		},
+	})
+}
+
+// report puts how a run ended into the wire's words.
+func (a *attempt) report(run stage.Ended) *pb.Ended {
+	ended := &pb.Ended{
+		Attempt: string(a.id), Outcome: wire(run.Outcome), ExitCode: int32(run.ExitCode), Message: strings.ToValidUTF8(run.Message, "�"), Log: run.Log,
+		WallMs: uint64(run.Usage.Wall.Milliseconds()), CpuMs: uint64(run.Usage.CPU.Milliseconds()),
+		PeakMemory: uint64(max(0, run.Usage.PeakMemory)), Written: uint64(max(0, run.Usage.Written)),
+	}
+	if a.ctx.Err() != nil && run.Outcome != spare.Succeeded {
+		ended.Outcome, ended.Message = pb.Outcome_OUTCOME_PREEMPTED, sentence(context.Cause(a.ctx))
+	}
+	return ended
+}
+
+// wire is an outcome's number.
+func wire(o spare.Outcome) pb.Outcome {
+	return pb.Outcome(slices.Index(spare.Outcomes, o) + 1)
+}
+
+// failed is the end of an attempt that did not come to run, or whose result is lost.
+// Whose fault it is follows from the error, else it is otherwise's.
+func (a *attempt) failed(err error, otherwise pb.Outcome) *pb.Ended {
+	ended := &pb.Ended{Attempt: string(a.id), Outcome: otherwise, Message: sentence(err)}
+	var refused *bundle.Refused // the App's bundle, or what the App made
+	switch {
+	case a.ctx.Err() != nil:
+		ended.Outcome, ended.Message = pb.Outcome_OUTCOME_PREEMPTED, sentence(context.Cause(a.ctx))
+	case errors.As(err, &refused), errors.Is(err, cache.ErrUnpack):
+		ended.Outcome = pb.Outcome_OUTCOME_APP_FAILED
+	default:
+		ended.Outcome = diskOutcome(err, otherwise)
+	}
+	return ended
+}
+
+func diskOutcome(err error, otherwise pb.Outcome) pb.Outcome {
+	if errors.Is(err, cache.ErrFull) || cache.DiskFull(err) {
+		return pb.Outcome_OUTCOME_OUT_OF_DISK
+	}
+	return otherwise
+}
+
+// sentence is an error for people, with an upper limit on its length.
+func sentence(err error) string {
+	const most = 1 << 10
+	s := err.Error()
+	return strings.ToValidUTF8(s[:min(len(s), most)], "�")
+}
+
+// maxFiles bounds what an App's bundle may hold.
+const maxFiles = 200_000
+
+func unpack(ctx context.Context, archive, dir string) error {
+	f, err := os.Open(archive)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	return bundle.Unpack(ctx, f, dir, bundle.Limits{Files: maxFiles, Bytes: maxApp})
+}
+
+// maxApp bounds an App's bundle, unpacked.
+const maxApp = 8 << 30
+
+// pack is a result packed in the scratch folder. Whoever keeps it moves the file away.
+type pack struct{ path, dir string }
+
+// discard removes the scratch folder.
+func (p *pack) discard() {
+	if p != nil {
+		_ = cache.RemoveAll(p.dir)
+	}
+}
+
+// pack packs what a successful run made and completes its report. Small results go
+// into the report itself. The scratch folder is gone afterwards, or is in the pack.
+func (a *attempt) pack(run stage.Ended, ended *pb.Ended, dir string) (_ *pack, err error) {
+	keep := false
+	defer func() {
+		if !keep {
+			_ = cache.RemoveAll(dir)
+		}
+	}()
+	if run.Outcome != spare.Succeeded {
+		return nil, nil
+	}
+	p := &pack{path: filepath.Join(dir, "packed"), dir: dir}
+	f, err := os.OpenFile(p.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("pack the result: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	sum, size := sha256.New(), counter(0)
+	buf := bufio.NewWriterSize(io.MultiWriter(f, sum, &size), 256<<10)
+	packed, err := bundle.PackResult(a.ctx, run.Results, buf)
+	if err := errors.Join(err, buf.Flush(), f.Sync()); err != nil {
+		return nil, fmt.Errorf("pack the result: %w", err)
+	}
+	blob := &pb.Blob{Digest: hex.EncodeToString(sum.Sum(nil)), Size: uint64(size), Name: "result"}
+	if size <= protocol.InlineLimit {
+		blob.Inline = make([]byte, size)
+		if _, err := f.ReadAt(blob.Inline, 0); err != nil {
+			return nil, fmt.Errorf("pack the result: %w", err)
+		}
+	}
+	ended.Result, ended.Content = blob, string(packed.Content)
+	ended.Files, ended.Bytes = uint32(packed.Files), uint64(packed.Bytes)
+	keep = true
+	return p, nil
+}
+
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}

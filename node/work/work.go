@@ -1,0 +1,303 @@
+// Package work does what hubs lease to this node: it fetches an App and its input,
+// runs the App in the sandbox within the cores and memory the owner lends, packs what
+// it made, and keeps that on disk until the hub has said that it may be forgotten.
+// While one attempt computes, the next one's input is fetched.
+//
+// It never decides whether the node may work (package policy does) and never talks to
+// a hub by itself: each hub has a Desk, and package link carries messages between the
+// two. Package node wires them.
+package work
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/node/cache"
+	"github.com/spare-compute/spare/sandbox"
+)
+
+// Config is what an Executor needs.
+type Config struct {
+	Scratch  string // a folder of its own, emptied at start
+	Cache    *cache.Cache
+	Runtimes []Runtime
+	Log      *slog.Logger
+}
+
+// A Runtime is a sandbox runtime with what its probe proved.
+type Runtime struct {
+	sandbox.Runtime
+	Capability spare.Capability
+}
+
+// Limits are what all attempts together may use.
+type Limits struct {
+	Cores  int
+	Memory uint64 // bytes; 0 = not limited
+	Disk   uint64 // bytes one attempt may write; 0 = not limited
+}
+
+const (
+	fetchers  = 2  // downloads at a time: one is often too slow to fill the line, many only compete
+	uploaders = 2  // likewise
+	ahead     = 60 // seconds of work that are fetched in advance
+	maxAhead  = 32 // attempts, however short they are
+)
+
+// Why an attempt's context ends before the attempt does.
+var (
+	errCancelled = errors.New("the hub cancelled it")
+	errShutdown  = errors.New("the node is shutting down")
+)
+
+// preempted ends an attempt because the owner needs the machine.
+type preempted struct{ reason string }
+
+func (p preempted) Error() string { return p.reason }
+
+// An Executor runs the attempts of all hubs.
+type Executor struct {
+	cfg     Config
+	fetch   *semaphore.Weighted
+	upload  *semaphore.Weighted
+	started chan struct{} // closed once life is set
+
+	mu      sync.Mutex
+	life    context.Context // of everything that runs; set by Run
+	wg      sync.WaitGroup
+	limits  Limits
+	paused  string // why nothing may run; "" = it may
+	desks   []*Desk
+	queue   []*attempt // leased and not started, in the order they came
+	busy    int        // cores in use
+	seconds float64    // moving average of an attempt's wall time
+	serial  int        // names scratch folders
+}
+
+// New returns an executor with an empty scratch folder. It runs nothing until Run and
+// until SetLimits allows it.
+func New(cfg Config) (*Executor, error) {
+	if err := cache.RemoveAll(cfg.Scratch); err != nil {
+		return nil, fmt.Errorf("clear the scratch folder: %w", err)
+	}
+	if err := os.MkdirAll(cfg.Scratch, 0o700); err != nil {
+		return nil, fmt.Errorf("make the scratch folder: %w", err)
+	}
+	return &Executor{
+		cfg: cfg, fetch: semaphore.NewWeighted(fetchers), upload: semaphore.NewWeighted(uploaders),
+		started: make(chan struct{}), paused: "it is just starting",
+	}, nil
+}
+
+// Run lets leased work run until ctx ends, then stops it all and waits for that.
+// Results that lie finished on disk stay there for the next start.
+func (e *Executor) Run(ctx context.Context) error {
+	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	e.mu.Lock()
+	e.life = life
+	for _, d := range e.desks {
+		e.resume(d)
+	}
+	e.mu.Unlock()
+	close(e.started)
+	<-ctx.Done()
+	end(errShutdown)
+	e.wg.Wait()
+	return nil
+}
+
+// SetLimits says how much may be used from now on, or with a reason that nothing may:
+// then what runs is stopped and handed back.
+func (e *Executor) SetLimits(l Limits, paused string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.limits == l && e.paused == paused {
+		return
+	}
+	newly := e.paused == "" && paused != ""
+	e.limits, e.paused = l, paused
+	if newly {
+		for _, d := range e.desks {
+			for _, a := range d.attempts {
+				if a.phase.unfinished() {
+					a.cancel(preempted{paused})
+				}
+			}
+		}
+	}
+	e.dispatch()
+	e.changed()
+}
+
+// SetRuntimes replaces what runs Apps.
+func (e *Executor) SetRuntimes(r []Runtime) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cfg.Runtimes = r
+}
+
+// runtime is the first working one that serves the platform.
+func (e *Executor) runtime(p spare.Platform) (sandbox.Runtime, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	why := "there is none for this system"
+	for _, r := range e.cfg.Runtimes {
+		switch {
+		case !r.Capability.OK:
+			why = r.Capability.Runtime + ": " + r.Capability.Reason
+		case slices.Contains(r.Capability.Platforms, p):
+			return r.Runtime, nil
+		default:
+			why = r.Capability.Runtime + " does not serve it"
+		}
+	}
+	return nil, fmt.Errorf("no runtime for platform %q works on this node (%s)", p, why)
+}
+
+// dispatch starts what is ready and fits, in the order it came. An attempt that needs
+// many cores is not overtaken by small ones, or it might wait for ever; one whose
+// input is still on its way is. The caller holds the lock.
+func (e *Executor) dispatch() {
+	if e.paused != "" {
+		return
+	}
+	for i := 0; i < len(e.queue); {
+		a := e.queue[i]
+		if a.phase != waiting {
+			i++
+			continue
+		}
+		cores := min(a.wants, max(1, e.limits.Cores))
+		if e.busy > 0 && e.busy+cores > e.limits.Cores {
+			return
+		}
+		e.queue = slices.Delete(e.queue, i, i+1)
+		a.cores = cores
+		e.busy += cores
+		a.move(running)
+		close(a.start)
+	}
+}
+
+// unqueue takes an attempt that will not start out of the queue. The caller holds the lock.
+func (e *Executor) unqueue(a *attempt) {
+	if i := slices.Index(e.queue, a); i >= 0 {
+		e.queue = slices.Delete(e.queue, i, i+1)
+	}
+}
+
+// release gives an attempt's cores back.
+func (e *Executor) release(a *attempt) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.busy -= a.cores
+	e.dispatch()
+	e.changed()
+}
+
+// took adds to the moving average of what an attempt takes.
+func (e *Executor) took(d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.seconds == 0 {
+		e.seconds = d.Seconds()
+		return
+	}
+	const weight = 0.3
+	e.seconds += weight * (d.Seconds() - e.seconds)
+}
+
+// want is how many more leases a desk takes. The caller holds the lock.
+func (e *Executor) want() (run, prefetch int) {
+	if e.paused != "" || e.life == nil || e.life.Err() != nil {
+		return 0, 0
+	}
+	queued := 0
+	for _, a := range e.queue {
+		queued += a.wants
+	}
+	run = max(0, e.limits.Cores-e.busy-queued)
+	if n := len(e.desks); n > 1 {
+		run = (run + n - 1) / n // what one hub does not use, another may
+	}
+	return run, max(0, lookahead(e.seconds, e.limits.Cores)-len(e.queue))
+}
+
+// lookahead is how many attempts make about a minute of work for cores.
+func lookahead(seconds float64, cores int) int {
+	if seconds <= 0 {
+		return 1 // nothing is known yet
+	}
+	return int(min(max(1, ahead*float64(max(1, cores))/seconds), maxAhead))
+}
+
+// changed tells every desk that there is something to say. The caller holds the lock.
+func (e *Executor) changed() {
+	for _, d := range e.desks {
+		d.notify()
+	}
+}
+
+// scratch makes a folder for one attempt. Its name is ours, not the hub's.
+func (e *Executor) scratch() (string, error) {
+	e.mu.Lock()
+	e.serial++
+	dir := filepath.Join(e.cfg.Scratch, strconv.Itoa(e.serial))
+	e.mu.Unlock()
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make a scratch folder: %w", err)
+	}
+	return dir, nil
+}
+
+// Ready is closed once Run has taken up what an earlier run left.
+func (e *Executor) Ready() <-chan struct{} { return e.started }
+
+// Idle reports whether nothing is leased at all.
+func (e *Executor) Idle() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.busy == 0 && len(e.queue) == 0
+}
+
+// Item is one attempt as "status" shows it.
+type Item struct {
+	Hub     string          `json:"hub"`
+	Attempt spare.AttemptID `json:"attempt"`
+	App     string          `json:"app"`
+	Job     string          `json:"job_name,omitempty"`
+	Chunk   int             `json:"chunk"`
+	Phase   string          `json:"phase"`
+	Since   time.Time       `json:"since"` // when it entered the phase
+	Cores   int             `json:"cores,omitempty"`
+}
+
+// Items lists everything leased or waiting to be handed over.
+func (e *Executor) Items() []Item {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var items []Item
+	for _, d := range e.desks {
+		for _, a := range d.attempts {
+			it := Item{Hub: d.name, Attempt: a.id, Phase: a.phase.String(), Since: a.since, Cores: a.cores}
+			if a.lease != nil {
+				it.App = a.lease.App.Name + "@" + a.lease.App.Version
+				it.Job, it.Chunk = a.lease.JobName, int(a.lease.Chunk)
+			}
+			items = append(items, it)
+		}
+	}
+	slices.SortFunc(items, func(a, b Item) int { return a.Since.Compare(b.Since) })
+	return items
+}
