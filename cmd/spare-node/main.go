@@ -1,0 +1,129 @@
+// Command spare-node lends what this machine does not need to the hubs it has joined.
+// It holds flags and wiring only; package node does the work.
+//
+// Exit codes: 0 done, 1 failed, 2 wrong use or a bad ticket, 3 the hub does not want
+// this node, 4 the data folder cannot be used, 5 the hub cannot be reached.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/node"
+	"github.com/spare-compute/spare/node/link"
+	"github.com/spare-compute/spare/node/service"
+	"github.com/spare-compute/spare/protocol"
+	"github.com/spare-compute/spare/sandbox"
+)
+
+func main() {
+	sandbox.Init()
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// The exit codes. A service manager must not start again what ended with exitRefused.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitRefused     = service.NoRestart
+	exitData        = 4
+	exitUnreachable = 5
+)
+
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := command()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "spare-node: %v\n", err)
+	return exitCode(err)
+}
+
+// usageError is a mistake in how the command was called.
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+func exitCode(err error) int {
+	var (
+		usage       usageError
+		refused     *link.Refused
+		home        *node.HomeError
+		unreachable *link.Unreachable
+		wrongHub    *protocol.WrongHubError
+	)
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, protocol.ErrTicketMangled), errors.Is(err, protocol.ErrTicketVersion), errors.Is(err, protocol.ErrTicketExpired):
+		return exitUsage
+	case errors.As(err, &refused), errors.As(err, &wrongHub):
+		return exitRefused
+	case errors.As(err, &home):
+		return exitData
+	case errors.As(err, &unreachable):
+		return exitUnreachable
+	}
+	return exitFailed
+}
+
+func command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "spare-node",
+		Short: "Lend this machine's spare time to a Spare hub",
+		Long: `spare-node lends what this machine does not need to the hubs it has joined. What
+hubs send runs contained, at idle priority, and only while your preferences allow it.
+
+Exit codes: 0 done, 1 failed, 2 wrong use or a bad ticket, 3 the hub does not want
+this node, 4 the data folder cannot be used, 5 the hub cannot be reached.`,
+		Example: `  spare-node join spare1:…            join with the ticket that "spare-hub ticket" printed
+  spare-node run                      work in the foreground; Ctrl-C stops
+  spare-node status                   what it is and does, and why
+  spare-node prefs set when=always    work on battery too
+  sudo spare-node install             work from now on as a service`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	data := root.PersistentFlags().String("data", node.DefaultData(), "data folder")
+	if err := root.MarkPersistentFlagDirname("data"); err != nil {
+		panic(err) // the flag is defined one line above
+	}
+	root.AddCommand(joinCommand(data), runCommand(data), statusCommand(data), prefsCommand(data), leaveCommand(data))
+	root.AddCommand(serviceCommands(data)...)
+	root.AddCommand(&cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "spare-node", spare.Version)
+			return err
+		},
+	})
+	return root
+}
+
+// args marks what check finds as wrong use.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if err := check(cmd, given); err != nil {
+			return usageError{fmt.Errorf("%w; see \"%s --help\"", err, cmd.CommandPath())}
+		}
+		return nil
+	}
+}

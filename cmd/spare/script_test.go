@@ -1,0 +1,66 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/spare-compute/spare/hub/api/apitest"
+	"github.com/spare-compute/spare/hub/store"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"spare": main})
+}
+
+// TestScripts types the commands as a user does, at a hub whose jobs' results are their
+// inputs.
+func TestScripts(t *testing.T) {
+	h := apitest.Start(t)
+	alice := h.Key("alice", store.RoleSubmitter)
+	testscript.Run(t, testscript.Params{
+		Dir:  "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "jobid": jobID},
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("SPARE_HUB", h.URL)
+			env.Setenv("SPARE_KEY", alice)
+			env.Setenv("ADMIN", h.Admin)
+			return os.WriteFile(filepath.Join(env.WorkDir, "admin.key"), []byte(h.Admin+"\n"), 0o600)
+		},
+	})
+}
+
+// exits wants a command to end with a code: exits CODE PROGRAM ARG…
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var ended *exec.ExitError
+	switch {
+	case errors.As(err, &ended):
+		got = ended.ExitCode()
+	case err != nil:
+		ts.Fatalf("%s: %v", args[1], err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+	if text := ts.ReadFile("stderr"); got != 0 && strings.Count(text, "\n") != 1 {
+		ts.Fatalf("want one sentence on stderr, got %q", text)
+	}
+}
+
+// jobID puts the id of the job in a JSON file into $JOB.
+func jobID(ts *testscript.TestScript, _ bool, args []string) {
+	var out struct{ Job struct{ ID string } }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &out))
+	ts.Setenv("JOB", out.Job.ID)
+}
