@@ -1,0 +1,85 @@
+// Command spare-bench-sandbox measures what it costs to start Python in Spare's sandbox
+// and in bubblewrap, over starting it bare, and prints the medians as JSON, in
+// nanoseconds. It links what the program spare-node links, so that its second start
+// inside the sandbox costs what a node's does.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"time"
+
+	_ "github.com/spf13/cobra" // weight of spare-node's command line
+
+	_ "github.com/spare-compute/spare/node"         // weight of the node
+	_ "github.com/spare-compute/spare/node/service" // and of its service manager
+	"github.com/spare-compute/spare/sandbox"
+)
+
+const runs = 41
+
+var python = []string{"/usr/bin/python3", "-c", "pass"}
+
+func main() {
+	sandbox.Init()
+	took, err := measure(context.Background())
+	if err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(took)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "spare-bench-sandbox:", err)
+		os.Exit(1)
+	}
+}
+
+func measure(ctx context.Context) (map[string]time.Duration, error) {
+	rt, found := sandbox.Choose(ctx)
+	if rt == nil {
+		return nil, fmt.Errorf("no sandbox works here: %+v", found)
+	}
+	ways := map[string]func() error{
+		"bare": func() error { return exec.CommandContext(ctx, python[0], python[1:]...).Run() },
+		"Spare": func() error {
+			r, err := rt.Run(ctx, sandbox.Spec{Argv: python, Limits: sandbox.Limits{CPUs: 1, Memory: 1 << 30, Wall: time.Minute}})
+			if err == nil && r.ExitCode != 0 {
+				err = fmt.Errorf("python ended with %d (%s)", r.ExitCode, r.Cause)
+			}
+			return err
+		},
+		"bubblewrap": func() error { return exec.CommandContext(ctx, "bwrap", bubblewrap()...).Run() },
+	}
+	samples := map[string][]time.Duration{}
+	for range runs {
+		for name, start := range ways { // in an order that changes
+			began := time.Now()
+			if err := start(); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			samples[name] = append(samples[name], time.Since(began))
+		}
+	}
+	medians := map[string]time.Duration{}
+	for name, s := range samples {
+		slices.Sort(s)
+		medians[name] = s[len(s)/2]
+	}
+	return medians, nil
+}
+
+// bubblewrap asks for the walls that Spare's sandbox has.
+func bubblewrap() []string {
+	args := []string{"--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"}
+	for _, link := range []string{"/bin", "/sbin", "/lib", "/lib64"} {
+		if to, err := os.Readlink(link); err == nil {
+			args = append(args, "--symlink", to, link)
+		} else if _, err := os.Stat(link); err == nil {
+			args = append(args, "--ro-bind", link, link)
+		}
+	}
+	args = append(args, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--chdir", "/tmp")
+	return append(args, python...)
+}
