@@ -12,10 +12,9 @@ const maxComponent = 255 // bytes, what common file systems allow
 // names checks the names of one archive or folder, and that no two of them would be the
 // same file somewhere.
 type names struct {
-	lim     Limits
-	files   int
-	entries int
-	seen    map[string]string // folded path → path; folders end in "/"
+	lim   Limits
+	files int
+	seen  map[string]string // folded path → path; folders end in "/"
 }
 
 func newNames(lim Limits) *names { return &names{lim: lim, seen: map[string]string{}} }
@@ -32,15 +31,11 @@ func (n *names) add(name string, isDir bool) (string, error) {
 	if err := n.check(name); err != nil {
 		return "", err
 	}
-	n.entries++
 	if !isDir {
 		n.files++
 	}
 	if n.files > n.lim.Files {
 		return "", &Refused{Reason: fmt.Sprintf("it has more than %d files", n.lim.Files)}
-	}
-	if n.entries > n.lim.Files+extraFolders {
-		return "", &Refused{Reason: fmt.Sprintf("it has more than %d entries", n.lim.Files+extraFolders)}
 	}
 	return name, n.unique(name, isDir)
 }
@@ -70,6 +65,9 @@ func (n *names) claim(name string, isDir bool) error {
 		return &Refused{Name: name, Reason: "and " + strings.TrimSuffix(other, "/") + " would be the same file on some systems"}
 	}
 	n.seen[key] = as
+	if folders := len(n.seen) - n.files; folders > n.lim.Files+extraFolders {
+		return &Refused{Reason: fmt.Sprintf("it has more than %d folders", n.lim.Files+extraFolders)}
+	}
 	return nil
 }
 

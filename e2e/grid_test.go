@@ -286,14 +286,13 @@ func (g *grid) file(name, text string) string {
 func (g *grid) submit(template, input string, more ...string) string {
 	g.t.Helper()
 	out := g.must("spare", append([]string{"run", input, "--template", template, "--detach", "--json"}, more...)...)
-	var job struct {
-		ID string `json:"id"`
+	var made struct {
+		Job client.Job `json:"job"`
 	}
-	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &job); err != nil || job.ID == "" {
+	if err := json.Unmarshal([]byte(out), &made); err != nil || made.Job.ID == "" {
 		g.t.Fatalf("spare run --detach --json printed %q: %v", out, err)
 	}
-	return job.ID
+	return made.Job.ID
 }
 
 // wait returns a job once it has ended.

@@ -14,6 +14,7 @@ import (
 	"strconv"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/bundle"
 	"github.com/spare-compute/spare/sandbox"
 )
 
@@ -53,7 +54,7 @@ type Ended struct {
 	ExitCode int
 	Message  string // a sentence with the App's own last words; "" on success
 	Log      []byte // the tail of what it printed, at most LogLimit bytes
-	Results  string // the folder of what it made, unchecked: package bundle packs it
+	Results  string // the folder of what it made; on success it holds only what may travel
 	Usage    spare.Usage
 }
 
@@ -72,11 +73,27 @@ func RunApp(ctx context.Context, rt sandbox.Runtime, t Task) Ended {
 	spec.Stdout, spec.Stderr = log, log
 	result, err := rt.Run(ctx, spec)
 	ended := judge(ctx, result, err, log)
+	if ended.Outcome == spare.Succeeded {
+		ended = collected(results)
+	}
 	ended.Log, ended.Results = log.Bytes(), results
 	ended.Usage = spare.Usage{
 		Wall: result.Wall, CPU: result.CPU, PeakMemory: result.PeakMemory, Written: result.Written,
 	}
 	return ended
+}
+
+// collected looks through what a run that ended well left, under package bundle's rules.
+func collected(results string) Ended {
+	_, err := bundle.CollectResults(results, bundle.Limits{})
+	var refused *bundle.Refused
+	switch {
+	case errors.As(err, &refused):
+		return Ended{Outcome: spare.AppFailed, Message: fmt.Sprintf("its results are %v", refused)}
+	case err != nil:
+		return Ended{Outcome: spare.SandboxFailed, Message: fmt.Sprintf("collect the results: %v", err)}
+	}
+	return Ended{Outcome: spare.Succeeded}
 }
 
 // spec makes the run's own folders and says what is seen inside.

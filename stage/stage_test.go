@@ -196,3 +196,20 @@ func TestTail_OneHugeWriteIsBounded(t *testing.T) {
 		t.Errorf("kept %d bytes, want %d", n, LogLimit)
 	}
 }
+
+func TestRunApp_ResultsThatMayNotTravelAreTheAppsFault(t *testing.T) {
+	for name, code := range map[string]string{
+		"symbolic link": `os.symlink("/etc/passwd", r + "/x")`,
+		"hard link":     `open(r + "/a", "w"); os.link(r + "/a", r + "/b")`,
+		"named pipe":    `os.mkfifo(r + "/x")`,
+		"socket":        `socket.socket(socket.AF_UNIX).bind(r + "/x")`,
+		"case":          `open(r + "/A", "w"); open(r + "/a", "w")`,
+		"UTF-8":         `open(r.encode() + b"/\xff", "w")`,
+		"Windows":       `open(r + "/nul.txt", "w")`,
+	} {
+		ended := runApp(t, task(t, "main.py", "import os, socket\nr = os.environ['TASK_RESULTS_DIR']\n"+code))
+		if ended.Outcome != spare.AppFailed || !strings.Contains(ended.Message, "refused") || !strings.Contains(ended.Message, name) {
+			t.Errorf("%s: %s: %s\n%s", name, ended.Outcome, ended.Message, ended.Log)
+		}
+	}
+}

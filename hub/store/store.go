@@ -90,7 +90,8 @@ type Jobs interface {
 	Attempts(ctx context.Context, job spare.JobID) ([]spare.Attempt, error)
 	// LiveAttempts returns the attempts without an outcome of every job.
 	LiveAttempts(ctx context.Context) ([]spare.Attempt, error)
-	// References lists every blob digest that jobs, tasks and the catalogue name.
+	// References lists every blob digest that jobs, tasks and the catalogue name; content
+	// that is kept inline may be left out.
 	References(ctx context.Context) (map[spare.Digest]struct{}, error)
 }
 

@@ -35,7 +35,7 @@ func (w *witness) play(s *sqlite.Store) error {
 		return err
 	}
 	w.created = true
-	for range 400 {
+	for range 160 {
 		w.doubt = map[int]string{}
 		var err error
 		switch w.rng.IntN(8) {
@@ -87,7 +87,7 @@ func (w *witness) turn(s *sqlite.Store) error {
 		w.doubt[chunk] = fmt.Sprint("running ", n)
 		l.Tasks = append(l.Tasks, t)
 		l.Attempts = append(l.Attempts, spare.Attempt{
-			Job: crashJob, Chunk: chunk, Number: n, Granted: time.Unix(int64(n), 0), Log: strings.Repeat("x", w.rng.IntN(3000)),
+			Job: crashJob, Chunk: chunk, Number: n, Granted: time.Unix(int64(n), 0), Log: strings.Repeat("x", w.rng.IntN(2)*w.rng.IntN(3000)),
 		})
 	}
 	return s.Commit(ctx, l)
@@ -214,7 +214,7 @@ func TestSQLite_PowerCutLosesNothingAcknowledged(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(2, 3))
 	cuts := []int{1, 2, 3, 5, 8, 13, 21, 34}
-	for range 60 {
+	for range 40 {
 		cuts = append(cuts, 1+rng.IntN(whole))
 	}
 	for i, at := range cuts {

@@ -165,10 +165,10 @@ func (s *Store) insertTasks(c *conn, tasks []spare.Task) error {
 		if err != nil {
 			return err
 		}
-		err = c.exec(`INSERT INTO tasks (job, chunk, state, attempts, not_before, node, error, result, tries, input_name, input_digest, input_size, params)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		err = c.exec(`INSERT INTO tasks (job, chunk, state, attempts, not_before, node, error, result, tries, input_name, input_digest, input_size, params, input)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 			job, t.Chunk, string(t.State), t.Attempts, stamp(t.NotBefore), string(t.Node), t.Error, result, tries,
-			t.Input.Name, string(t.Input.Digest), t.Input.Size, raw(t.Params))
+			t.Input.Name, string(t.Input.Digest), t.Input.Size, raw(t.Params), inline(t.Input))
 		if err != nil {
 			return err
 		}
@@ -178,7 +178,7 @@ func (s *Store) insertTasks(c *conn, tasks []spare.Task) error {
 
 // Tasks returns a job's tasks from chunk number from on, in chunk order.
 func (s *Store) Tasks(ctx context.Context, id spare.JobID, from, limit int, states ...spare.TaskState) (tasks []spare.Task, err error) {
-	sql := `SELECT chunk, state, attempts, not_before, node, error, result, tries, input_name, input_digest, input_size, params
+	sql := `SELECT chunk, state, attempts, not_before, node, error, result, tries, input_name, input_digest, input_size, params, input
 		FROM tasks WHERE job = ? AND chunk >= ?`
 	args := []any{nil, from}
 	if len(states) > 0 {
@@ -204,6 +204,14 @@ func (s *Store) Tasks(ctx context.Context, id spare.JobID, from, limit int, stat
 	return tasks, err
 }
 
+// inline is content that is kept with its task, or NULL.
+func inline(f spare.File) any {
+	if len(f.Inline) == 0 {
+		return nil
+	}
+	return f.Inline
+}
+
 func readTask(st *sqlite3.Stmt, job spare.JobID) (spare.Task, error) {
 	chunk := st.ColumnInt(0)
 	t := spare.Task{
@@ -224,6 +232,9 @@ func readTask(st *sqlite3.Stmt, job spare.JobID) (spare.Task, error) {
 	}
 	if params := st.ColumnText(11); params != "" {
 		t.Params = json.RawMessage(params)
+	}
+	if st.ColumnType(12) != sqlite3.NULL {
+		t.Input.Inline = st.ColumnBlob(12, nil)
 	}
 	return t, nil
 }
@@ -256,7 +267,7 @@ func (s *Store) References(ctx context.Context) (map[spare.Digest]struct{}, erro
 	err := s.read(ctx, func(c *conn) error {
 		for _, sql := range []string{
 			`SELECT bundle FROM apps`,
-			`SELECT DISTINCT input_digest FROM tasks`,
+			`SELECT DISTINCT input_digest FROM tasks WHERE input IS NULL`,
 			`SELECT result ->> '$.blob.digest' FROM tasks WHERE result IS NOT NULL`,
 		} {
 			if err := c.rows(add, sql); err != nil {

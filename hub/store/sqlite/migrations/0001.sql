@@ -53,6 +53,7 @@ CREATE TABLE tasks (
   input_digest TEXT NOT NULL,
   input_size   INTEGER NOT NULL,
   params       TEXT, -- JSON
+  input        BLOB, -- the content where it is small; else it is in the blob store
   PRIMARY KEY (job, chunk)
 ) WITHOUT ROWID;
 
