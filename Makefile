@@ -51,7 +51,8 @@ fuzz: go ## run each fuzz target for FUZZTIME (60s)
 
 .PHONY: bench
 bench: setup build ## print the tables of docs/benchmarks.md; BENCH=dispatch,idle picks some
-	@cd bench && CGO_ENABLED=0 go build -trimpath -buildvcs=false -o ../bin/spare-bench .
+	@cd bench && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o ../bin/spare-bench . && \
+		CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o ../bin/spare-bench-sandbox ./sandboxstart
 	@exec bin/spare-bench --bin bin --out bench-out $(if $(BENCH),--only '$(BENCH)')
 
 .PHONY: bench-build

@@ -147,7 +147,7 @@ func TestNaming_UnderstandsTheTemplateSubset(t *testing.T) {
 		{"{{if .name}}a", "error: an {{if}} has no {{end}}"},
 		{"{{end}}", "error: {{end}} without {{if}}"},
 		{"{{printf .name}}", "error: {{printf .name}} is not understood"},
-		{"{{.name", "error: '{{.name' has a brace too many"},
+		{"{{.name", "error: '{{.name' has an unmatched brace"},
 		{"...", "output"},
 	} {
 		raw, err := json.Marshal([]any{c.template, "My job", output})

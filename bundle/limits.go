@@ -22,7 +22,7 @@ const (
 	defaultDepth = 64
 	defaultRatio = 2000
 	ratioFree    = 64 << 20 // bytes before the ratio is looked at: small archives of zeros are no bombs
-	extraFolders = 10_000   // folders beyond one for each file
+	extraFolders = 1_000    // folders beyond one for each file
 )
 
 func (l Limits) withDefaults() Limits {

@@ -2,7 +2,6 @@ package bundle
 
 import (
 	"archive/tar"
-	"archive/zip"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -11,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -113,14 +113,14 @@ func TestUnpack_RefusesBombs(t *testing.T) {
 	for i := range 200 {
 		many = append(many, item{name: "f" + strings.Repeat("x", i%50) + string(rune('a'+i/50))})
 	}
-	deep := []item{}
-	for i := range 300 {
-		deep = append(deep, item{name: strings.Repeat(string(rune('a'+i%26)), 1+i/26) + strings.Repeat("/d", 60) + "/f"})
+	folders := []item{}
+	for i := range extraFolders + 200 {
+		folders = append(folders, item{name: "d" + strconv.Itoa(i), kind: tar.TypeDir})
 	}
+	wantRefused(t, "folders", bytes.NewReader(makeTar(t, folders)), Limits{Files: 100})
 	for form, pack := range forms {
 		wantRefused(t, form+", bytes", bytes.NewReader(pack(t, []item{{name: "f", text: strings.Repeat("x", 1001)}})), Limits{Bytes: 1000})
 		wantRefused(t, form+", files", bytes.NewReader(pack(t, many)), Limits{Files: 199})
-		wantRefused(t, form+", folders", bytes.NewReader(pack(t, deep)), Limits{Files: 300})
 		if form != "tar" {
 			wantRefused(t, form+", ratio", bytes.NewReader(pack(t, []item{zeros})), Limits{Ratio: 10})
 		}
@@ -251,9 +251,6 @@ func TestUnpack_ZipWithGarbageInFront(t *testing.T) {
 	// A self-extracting archive is no zip to Spare: what is run is not what is read.
 	archive := append([]byte("#!/bin/sh\n"), makeZip(t, []item{{name: "f"}})...)
 	wantRefused(t, "zip behind a script", bytes.NewReader(archive), Limits{})
-	if _, err := zip.NewReader(bytes.NewReader(archive), int64(len(archive))); err != nil {
-		t.Skip("the library does not read it either")
-	}
 }
 
 func FuzzUnpack(f *testing.F) {

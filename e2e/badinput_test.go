@@ -38,7 +38,7 @@ func TestBadInput_NamesThatDoNotExistComeWithTheNearest(t *testing.T) {
 	g.refused([]string{"video-transcodin@v0.2", "video-transcoding@v0.2"}, "spare", "run", in, "--template", "video-transcodin@v0.2", "-o", out)
 	g.refused([]string{"web-720", "web-720p"}, "spare", "run", in, "--template", "video-transcoding@v0.2", "--preset", "web-720", "-o", out)
 	g.refused([]string{"sampels", "samples"}, "spare", "run", in, "--template", "montecarlo", "--param", "sampels=3", "-o", out)
-	g.refused([]string{"samples", "minimum"}, "spare", "run", in, "--template", "montecarlo", "--param", "samples=0", "-o", out)
+	g.refused([]string{"samples", "from 1 to"}, "spare", "run", in, "--template", "montecarlo", "--param", "samples=0", "-o", out)
 	g.refused([]string{"no-such-file"}, "spare", "run", filepath.Join(t.TempDir(), "no-such-file"), "--template", "montecarlo", "-o", out)
 	jobs, _, err := g.client().Jobs(t.Context(), client.ListOptions{})
 	if err != nil {
@@ -119,11 +119,14 @@ func TestBadInput_DataFolderInUseOrNewer(t *testing.T) {
 
 func TestBadInput_TwoNodesWithTheSameKeyTheOlderIsToldWhy(t *testing.T) {
 	g := newGrid(t)
-	g.addNodes("a")
-	if err := os.CopyFS(g.path("twin"), os.DirFS(g.path("a"))); err != nil {
-		t.Fatal(err)
-	}
+	g.join("a")
+	g.must("cp", "-a", g.path("a"), g.path("twin"))
+	g.run("a")
 	older := g.nodes["a"]
+	g.until(10*time.Second, "the first is connected", func() bool {
+		nodes, err := g.client().Nodes(t.Context())
+		return err == nil && len(nodes) == 1 && nodes[0].State != spare.NodeOffline
+	})
 	delete(g.nodes, "a")
 	g.run("twin")
 	select {

@@ -90,7 +90,7 @@ func (strategies) Names(kind spare.Kind) []string {
 // jobs is the pipeline as the API sees it, with what the scheduler knows of a job.
 type jobs struct{ h *Hub }
 
-func (j jobs) Run(ctx context.Context, id spare.JobID) error { return j.h.pipeline.Run(ctx, id) }
+func (j jobs) Run(ctx context.Context, id spare.JobID) error   { return j.h.pipeline.Run(ctx, id) }
 func (j jobs) Abort(ctx context.Context, id spare.JobID) error { return j.h.pipeline.Abort(ctx, id) }
 
 func (j jobs) Delete(ctx context.Context, id spare.JobID) error { return j.h.pipeline.Delete(ctx, id) }

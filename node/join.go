@@ -21,6 +21,9 @@ import (
 // the hub has welcomed the node and that is on disk. When it fails, nothing is left of
 // the try.
 func Join(ctx context.Context, dir string, t protocol.Ticket, log *slog.Logger) (hub Hub, err error) {
+	if err := t.CheckExpiry(time.Now()); err != nil {
+		return Hub{}, err
+	}
 	undo, err := remember(dir)
 	if err != nil {
 		return Hub{}, err
@@ -49,7 +52,7 @@ func Join(ctx context.Context, dir string, t protocol.Ticket, log *slog.Logger) 
 		Device: func() spare.Device { return device },
 	})
 	if err != nil {
-		return Hub{}, fmt.Errorf("join %s: %w", t.HubName, err)
+		return Hub{}, fmt.Errorf("join hub %q: %w", t.HubName, err)
 	}
 	hub = Hub{
 		Key: t.HubKey, Name: welcome.HubName, Addresses: t.Addresses, Pool: welcome.Pool, Joined: time.Now().UTC(),

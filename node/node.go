@@ -320,7 +320,7 @@ func (n *Node) State() (spare.NodeState, spare.Reason) {
 	case !dec.Run:
 		return spare.NodePaused, dec.Reason
 	case len(items) > 0:
-		return spare.NodeWorking, spare.Reason{Code: spare.ReasonWorking, Detail: fmt.Sprintf("%d attempts here", len(items))}
+		return spare.NodeWorking, spare.Reason{Code: spare.ReasonWorking, Detail: fmt.Sprintf("attempts here: %d", len(items))}
 	default:
 		return spare.NodeIdle, spare.Reason{Code: spare.ReasonNoWork, Detail: "no hub has work for this node now"}
 	}

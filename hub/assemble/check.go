@@ -17,7 +17,6 @@ import (
 type found struct {
 	tb     media.Rational
 	pts    []int64 // of the film's frames, in showing order
-	end    int64   // where the last one ends
 	dtsOK  bool    // decoding times rise and are never after showing times
 	sounds []sound
 }
@@ -56,6 +55,7 @@ func (f *film) check(ctx context.Context, d folder, out string) (spare.Summary, 
 	case films[0].Rotation != f.parts[0].rotated:
 		return nil, fmt.Errorf("it is turned by %d degrees and its parts by %d", films[0].Rotation, f.parts[0].rotated)
 	}
+	f.length = films[0].Duration
 	got, err := f.readBack(ctx, d.out, out, true, len(f.audio) > 0)
 	if err != nil {
 		return nil, err
@@ -100,7 +100,6 @@ func (f *film) readBack(ctx context.Context, dir, file string, film, audio bool)
 			got.tb, last = tb, p.DTS
 			if !p.Hidden {
 				got.pts = append(got.pts, p.PTS)
-				got.end = max(got.end, p.PTS+p.Duration)
 			}
 			return nil
 		})
@@ -178,6 +177,9 @@ func (f *film) checkFilm(got found) error {
 			n++
 		}
 	}
+	if d := f.duration(got); math.Abs(d-f.notes.Video.Duration) > f.frame()+f.sourceFrame() {
+		return fmt.Errorf("it lasts %.3f s and the source %.3f s", d, f.notes.Video.Duration)
+	}
 	return f.checkEven(got)
 }
 
@@ -238,15 +240,13 @@ func (f *film) sourceSound() *media.OtherTrack {
 
 // duration is how long the film lasts, its last frame included.
 func (f *film) duration(got found) float64 {
-	if f.rate.Known() {
+	switch {
+	case f.rate.Known():
 		return float64(len(got.pts)) / f.rate.Float()
+	case f.length > 0:
+		return f.length
 	}
-	first := got.pts[0]
-	end := max(got.end, got.pts[len(got.pts)-1])
-	if last := got.tb.Seconds(end - first); math.Abs(last-f.notes.Video.Duration) > f.frame() {
-		return last
-	}
-	return f.notes.Video.Duration // the encoder may give its last frame another length
+	return f.notes.Video.Duration // Matroska does not say how long its last frame stays
 }
 
 // frame is how long a frame of the output lasts, on average.

@@ -100,6 +100,11 @@ func (f *film) readPart(list string, p *piece) error {
 	defer os.Remove(list) // ffmpeg writes the film into the same folder
 	defer r.Close()
 	tracks, err := media.ReadPackets(r, func(_ int, _ media.Rational, k media.Packet) error {
+		if p.packets == 0 {
+			p.firstDTS = k.DTS
+		}
+		p.packets++
+		p.lastDTS = k.DTS
 		if !k.Hidden && k.HasPTS() {
 			p.pts = append(p.pts, k.PTS)
 			p.end = max(p.end, k.PTS+k.Duration)
@@ -262,6 +267,13 @@ func (f *film) mux(ctx context.Context, d folder) (string, error) {
 	}
 	args = append(args, maps...)
 	args = append(args, "-c", "copy", "-map_metadata", "1", "-map_chapters", "1")
+	if d := f.lastDuration(); d > 0 {
+		total := 0
+		for _, p := range f.parts {
+			total += p.packets
+		}
+		args = append(args, "-bsf:v:0", fmt.Sprintf("setts=duration=if(eq(N\\,%d)\\,%d\\,DURATION)", total-1, d))
+	}
 	args = append(args, f.container()...)
 	job.Args = append(args, media.Out("film"))
 	if _, err := f.in.Media.Do(ctx, job); err != nil {

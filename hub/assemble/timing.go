@@ -40,7 +40,11 @@ func (f *film) timing() error {
 	}
 	var err error
 	if f.preserved {
-		err = f.keepTimes()
+		// A new rate so near the old one that every chunk has as many frames as before
+		// shows in their times.
+		if err = f.keepTimes(); err != nil && f.newGrid(byChunk) == nil {
+			f.preserved, err = false, nil
+		}
 	} else {
 		err = f.newGrid(byChunk)
 	}
@@ -53,7 +57,7 @@ func (f *film) timing() error {
 
 // keepTimes places each part where its segment was.
 func (f *film) keepTimes() error {
-	f.rate = f.notes.Video.Rate
+	f.rate, f.starts = f.notes.Video.Rate, nil
 	for k, p := range f.parts {
 		f.starts = append(f.starts, int64(math.Round(f.sourceStart(k)*1e6)))
 		s, tb := f.notes.Segments[k], f.notes.Video.TimeBase
@@ -66,13 +70,17 @@ func (f *film) keepTimes() error {
 	return nil
 }
 
+// sameRate is how near two rates are that are one: 30 and 29.97 are two.
+const sameRate = 0.0005
+
 // newGrid lays parts of another frame rate end to end.
 func (f *film) newGrid(byChunk map[int]*piece) error {
+	f.starts = nil
 	rate, p := f.partRate()
 	if p != nil || !rate.Known() {
 		return f.lost(byChunk)
 	}
-	if src := f.notes.Video.Rate; src.Known() && math.Abs(rate.Float()/src.Float()-1) < 0.001 {
+	if src := f.notes.Video.Rate; src.Known() && math.Abs(rate.Float()/src.Float()-1) < sameRate {
 		return f.lost(byChunk)
 	}
 	f.rate = rate
@@ -139,6 +147,9 @@ func (f *film) partRate() (media.Rational, *piece) {
 			}
 		}
 	}
+	if p := f.parts[0]; !rate.Known() && p.end > p.pts[0] { // one frame in each: how long it stays
+		rate = nearRate(1 / p.header.TimeBase.Seconds(p.end-p.pts[0]))
+	}
 	return rate, nil
 }
 
@@ -157,6 +168,20 @@ func nearRate(r float64) media.Rational {
 		}
 	}
 	return media.Rational{Num: int64(math.Round(r * 1000)), Den: 1000}
+}
+
+// lastDuration is how long the last packet must stay, in ticks of the parts, for the
+// output to end where the source does: encoders do not know how long the last of
+// unevenly spaced frames stays. 0 leaves it as it is.
+func (f *film) lastDuration() int64 {
+	if f.rate.Known() {
+		return 0
+	}
+	tb := f.parts[0].header.TimeBase
+	first, last := f.parts[0], f.parts[len(f.parts)-1]
+	begin := float64(f.starts[len(f.starts)-1])/1e6 + tb.Seconds(last.lastDTS-last.pts[0])
+	length := f.notes.Video.Duration - (begin - tb.Seconds(first.firstDTS-first.pts[0]))
+	return max(0, int64(math.Round(length/tb.Float())))
 }
 
 // timescale is one that holds every frame's time: of the even rate where there is one,

@@ -56,16 +56,20 @@ type film struct {
 	audio     []media.OtherTrack
 	subtitles int
 	bytes     int64
+	length    float64 // seconds, as the output's container says; 0 if it does not
 }
 
 // A piece is one part of a film.
 type piece struct {
 	result
-	file    string // its name in the folder of the join
-	header  media.Track
-	pts     []int64 // of the frames shown, in showing order
-	end     int64   // where the last frame ends
-	rotated int
+	file     string // its name in the folder of the join
+	header   media.Track
+	pts      []int64 // of the frames shown, in showing order
+	end      int64   // where the last frame ends
+	firstDTS int64
+	lastDTS  int64
+	packets  int
+	rotated  int
 }
 
 func (video) Assemble(ctx context.Context, in Input) (spare.Summary, error) {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/hub/assemble"
-	"github.com/spare-compute/spare/hub/media"
 	"github.com/spare-compute/spare/hub/media/mediatest"
 	"github.com/spare-compute/spare/hub/partition"
 )
@@ -32,7 +31,7 @@ func cutPlain(t *testing.T) cutFilm {
 	s, _ := partition.Lookup("video")
 	var err error
 	c.notes, err = s.Partition(t.Context(), partition.Input{
-		Dir: c.dir, Files: []string{clip.Name}, Work: t.TempDir(), Media: media.New(), Config: json.RawMessage(`{"segments":4}`),
+		Dir: c.dir, Files: []string{clip.Name}, Work: t.TempDir(), Media: tools, Config: json.RawMessage(`{"segments":4}`),
 	}, func(_ context.Context, chunk partition.Chunk) error {
 		to := filepath.Join(keep, fmt.Sprint(len(c.chunks)))
 		c.chunks = append(c.chunks, to)
@@ -66,7 +65,7 @@ func (c cutFilm) join(t *testing.T, in []assemble.Part, config string) (string, 
 	s, _ := assemble.Lookup("video")
 	out := t.TempDir()
 	sum, err := s.Assemble(t.Context(), assemble.Input{
-		Parts: in, Notes: c.notes, Config: json.RawMessage(config), Out: out, Work: t.TempDir(), Source: c.dir, Media: media.New(),
+		Parts: in, Notes: c.notes, Config: json.RawMessage(config), Out: out, Work: t.TempDir(), Source: c.dir, Media: tools,
 	})
 	if left, _ := os.ReadDir(out); err != nil && len(left) > 0 {
 		t.Errorf("a refused join left %v in the output", left)

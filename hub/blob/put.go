@@ -75,15 +75,22 @@ func (d *Disk) PutFile(ctx context.Context, path string) (spare.Digest, int64, e
 	return digest, size, nil
 }
 
-// adopt moves the file itself into the store. It declines, with moved false, where that
-// cannot be done or where the file has a second name by which it could still be changed.
+// adopt moves the file itself into the store, or drops it where its content is here. It
+// declines, with moved false, where that cannot be done or where the file has a second
+// name by which it could still be changed.
 func (d *Disk) adopt(ctx context.Context, path string, before os.FileInfo) (digest spare.Digest, size int64, moved bool, err error) {
-	if names(before) > 1 {
-		return "", 0, false, nil
-	}
 	digest, size, err = sumAndFlush(ctx, path)
 	if err != nil {
 		return "", 0, false, d.explain("store file "+path, err)
+	}
+	if have, err := d.Stat(digest); err == nil && have == size && d.refresh(digest) == nil {
+		if err := os.Remove(path); err != nil {
+			return "", 0, false, fmt.Errorf("store file: remove what is stored already: %w", err)
+		}
+		return digest, size, true, nil
+	}
+	if names(before) > 1 {
+		return "", 0, false, nil
 	}
 	held, err := os.CreateTemp(d.tmp(), "file-*")
 	if err != nil {

@@ -15,8 +15,10 @@ import (
 //	"x-spare-tool": {"aac": "ffmpeg:aac", "none": ""}  by value; "" asks for nothing
 const toolKey = "x-spare-tool"
 
-// maxDepth ends the walk through a schema that refers to itself.
-const maxDepth = 64
+const (
+	maxDepth = 64      // ends the walk through a schema that refers to itself
+	maxSteps = 200_000 // ends it where references multiply
+)
 
 // toolNeed is the compiled annotation.
 type toolNeed struct {
@@ -84,7 +86,7 @@ func (n toolNeed) of(value any) string {
 
 // tools lists what valid parameters ask for, by the annotations of their schema.
 func (r *ruleset) tools(value any) []string {
-	w := toolWalk{found: map[string]struct{}{}}
+	w := &toolWalk{found: map[string]struct{}{}}
 	w.visit(r.root, value, 0)
 	list := make([]string, 0, len(w.found))
 	for tool := range w.found {
@@ -94,13 +96,17 @@ func (r *ruleset) tools(value any) []string {
 	return list
 }
 
-type toolWalk struct{ found map[string]struct{} }
+type toolWalk struct {
+	found map[string]struct{}
+	steps int
+}
 
-func (w toolWalk) visit(s *jsonschema.Schema, value any, depth int) {
-	if s == nil || depth > maxDepth {
+func (w *toolWalk) visit(s *jsonschema.Schema, value any, depth int) {
+	if s == nil || depth > maxDepth || w.steps > maxSteps {
 		return
 	}
 	depth++
+	w.steps++
 	for _, ext := range s.Extensions {
 		if need, ok := ext.(toolNeed); ok {
 			if tool := need.of(value); tool != "" {
@@ -135,7 +141,7 @@ func (w toolWalk) visit(s *jsonschema.Schema, value any, depth int) {
 }
 
 // visitIf goes into a form only where the value has that form.
-func (w toolWalk) visitIf(s *jsonschema.Schema, value any, depth int) {
+func (w *toolWalk) visitIf(s *jsonschema.Schema, value any, depth int) {
 	if s.Validate(value) == nil {
 		w.visit(s, value, depth)
 	}
@@ -143,7 +149,7 @@ func (w toolWalk) visitIf(s *jsonschema.Schema, value any, depth int) {
 
 // fields visits an object's fields. One that is not given counts with its default: that
 // is what the App will use.
-func (w toolWalk) fields(s *jsonschema.Schema, v map[string]any, depth int) {
+func (w *toolWalk) fields(s *jsonschema.Schema, v map[string]any, depth int) {
 	for name, sub := range s.Properties {
 		if value, given := v[name]; given {
 			w.visit(sub, value, depth)
@@ -187,7 +193,7 @@ func defaultOf(s *jsonschema.Schema) *any {
 	return s.Default
 }
 
-func (w toolWalk) items(s *jsonschema.Schema, v []any, depth int) {
+func (w *toolWalk) items(s *jsonschema.Schema, v []any, depth int) {
 	first := s.PrefixItems
 	rest := s.Items2020
 	switch older := s.Items.(type) {

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/hub/scheduler"
@@ -20,8 +22,14 @@ type grants struct {
 	store store.Store
 
 	mu    sync.Mutex
-	held  map[spare.NodeID]map[spare.AttemptID][]spare.Digest
+	held  map[spare.NodeID]map[spare.AttemptID]grant
 	plans map[spare.JobID]*plan // of jobs with a lease
+}
+
+// grant is what one lease lets a node fetch.
+type grant struct {
+	at      time.Time
+	digests [2]spare.Digest // input and bundle
 }
 
 // plan is what a lease needs to know of its job.
@@ -33,7 +41,7 @@ type plan struct {
 
 func newGrants(st store.Store) *grants {
 	return &grants{
-		store: st, held: map[spare.NodeID]map[spare.AttemptID][]spare.Digest{}, plans: map[spare.JobID]*plan{},
+		store: st, held: map[spare.NodeID]map[spare.AttemptID]grant{}, plans: map[spare.JobID]*plan{},
 	}
 }
 
@@ -46,13 +54,13 @@ func (g *grants) take(ctx context.Context, node spare.NodeID, attempt spare.Atte
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.held[node] == nil {
-		g.held[node] = map[spare.AttemptID][]spare.Digest{}
+		g.held[node] = map[spare.AttemptID]grant{}
 	}
 	if _, again := g.held[node][attempt]; !again {
 		p.users++
 		g.plans[task.Job] = p
 	}
-	g.held[node][attempt] = []spare.Digest{task.Input.Digest, p.job.Plan.App.Bundle}
+	g.held[node][attempt] = grant{at: time.Now(), digests: [2]spare.Digest{task.Input.Digest, p.job.Plan.App.Bundle}}
 	return p, nil
 }
 
@@ -96,21 +104,27 @@ func (g *grants) drop(node spare.NodeID, attempt spare.AttemptID) {
 	}
 }
 
-func (g *grants) count(node spare.NodeID) int {
+// latest is when a node was last granted a lease that it still holds; false if it holds
+// none.
+func (g *grants) latest(node spare.NodeID) (time.Time, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.held[node])
+	var last time.Time
+	for _, held := range g.held[node] {
+		if held.at.After(last) {
+			last = held.at
+		}
+	}
+	return last, len(g.held[node]) > 0
 }
 
 // mayGet reports whether a lease of the node names this content.
 func (g *grants) mayGet(node spare.NodeID, d spare.Digest) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, digests := range g.held[node] {
-		for _, held := range digests {
-			if held == d {
-				return true
-			}
+	for _, held := range g.held[node] {
+		if slices.Contains(held.digests[:], d) {
+			return true
 		}
 	}
 	return false

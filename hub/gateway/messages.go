@@ -190,26 +190,8 @@ func tail(b []byte, most int) []byte {
 	return b
 }
 
-// streams serves the node's blob streams until the session ends.
-func (s *session) streams(ctx context.Context) {
-	for {
-		st, err := s.conn.AcceptStream(ctx)
-		if err != nil {
-			return
-		}
-		go s.blob(ctx, st) // ends with the session: its stream does
-	}
-}
-
-func (s *session) blob(ctx context.Context, st protocol.Stream) {
-	if err := st.SetDeadline(time.Now().Add(firstWithin)); err != nil {
-		return
-	}
-	first, err := protocol.NewConn(st).Receive()
-	if err != nil {
-		st.Cancel(protocol.CodeMalformed)
-		return
-	}
+// blob serves one blob stream of the node.
+func (s *session) blob(ctx context.Context, st protocol.Stream, first *pb.Frame) {
 	limits := protocol.BlobLimits{MaxBlob: s.g.cfg.MaxResult, Allow: s.mayMove}
 	if err := protocol.ServeBlob(ctx, st, first, s.g.cfg.Blobs, limits); err != nil {
 		s.log.Debug("blob transfer ended early", "error", err)

@@ -20,7 +20,6 @@ import (
 
 const (
 	helloWithin = 10 * time.Second // from connection to Hello
-	firstWithin = 10 * time.Second // from a blob stream's opening to its first frame
 	outbound    = 1024             // messages a node may leave unread
 	perSecond   = 2000             // messages a node may send, in the long run
 	burst       = 4000
@@ -50,7 +49,6 @@ type session struct {
 
 	mu       sync.Mutex
 	verdicts []*pb.Verdict
-	bye      *pb.Goodbye // why the hub ended it
 }
 
 // refusal ends a session with a Goodbye.
@@ -81,13 +79,21 @@ func (g *Gateway) serve(ctx context.Context, conn protocol.Session) {
 		return
 	}
 	log.Info("node connected", "name", s.node.Device.Name, "pool", s.node.Pool)
-	ctx, cancel := context.WithCancel(ctx)
+	shutdown := context.AfterFunc(ctx, func() { s.end(byeShutdown, "the hub is shutting down", true) })
+	life, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { s.write(ctx) })
-	wg.Go(func() { s.streams(ctx) })
-	wg.Go(func() { s.watch(ctx, cancel) })
-	err = s.read(ctx)
+	wg.Go(func() { s.write(life) })
+	wg.Go(func() {
+		if err := protocol.ServeStreams(life, conn, s.blob); err != nil {
+			log.Debug("no more blob streams", "error", err)
+		}
+	})
+	wg.Go(func() { s.watch(life) })
+	err = s.read(life)
 	cancel()
+	if shutdown() {
+		s.conn.Close(protocol.CodeNone, "the session has ended")
+	}
 	wg.Wait()
 	g.leave(s)
 	log.Info("node disconnected", "error", err)
@@ -97,18 +103,11 @@ func (g *Gateway) serve(ctx context.Context, conn protocol.Session) {
 func (g *Gateway) admit(ctx context.Context, conn protocol.Session, log *slog.Logger) (*session, error) {
 	hctx, cancel := context.WithTimeout(ctx, helloWithin)
 	defer cancel()
-	st, err := conn.AcceptStream(hctx)
+	st, first, err := protocol.AcceptFirst(hctx, conn)
 	if err != nil {
-		return nil, err
-	}
-	if err := st.SetDeadline(time.Now().Add(helloWithin)); err != nil {
 		return nil, err
 	}
 	ctl := protocol.NewConn(st)
-	first, err := ctl.Receive()
-	if err != nil {
-		return nil, err
-	}
 	s := &session{g: g, conn: conn, ctl: ctl, log: log, out: make(chan *pb.Frame, outbound)}
 	welcome, held, err := s.hello(hctx, first.GetHello())
 	if err != nil {
@@ -119,9 +118,6 @@ func (g *Gateway) admit(ctx context.Context, conn protocol.Session, log *slog.Lo
 		}
 		s.goodbye(r.code, r.reason, r.retry)
 		return nil, r
-	}
-	if err := st.SetDeadline(time.Time{}); err != nil {
-		return nil, err
 	}
 	st.SetPriority(protocol.PriorityControl)
 	if err := ctl.Send(&pb.Frame{Body: &pb.Frame_Welcome{Welcome: welcome}}); err != nil {
@@ -288,7 +284,7 @@ func (s *session) flush() {
 	}
 }
 
-// write sends what is queued until ctx ends; a hub that shuts down says so.
+// write sends what is queued until ctx ends.
 func (s *session) write(ctx context.Context) {
 	for {
 		select {
@@ -298,8 +294,6 @@ func (s *session) write(ctx context.Context) {
 				return
 			}
 		case <-ctx.Done():
-			s.goodbye(byeShutdown, "the hub is shutting down", true)
-			s.conn.Close(protocol.CodeGoodbye, "the hub is shutting down")
 			return
 		}
 	}
@@ -307,7 +301,7 @@ func (s *session) write(ctx context.Context) {
 
 // watch closes a session that went silent while it holds leases: what it holds is
 // queued again when the leases expire, and it must not be given more meanwhile.
-func (s *session) watch(ctx context.Context, cancel context.CancelFunc) {
+func (s *session) watch(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -315,14 +309,17 @@ func (s *session) watch(ctx context.Context, cancel context.CancelFunc) {
 		case <-ctx.Done():
 			return
 		case <-s.conn.Done():
-			cancel()
 			return
 		case now := <-tick.C:
-			limit := 3 * s.g.cfg.HeartbeatIdle
-			if s.g.grants.count(s.node.ID) > 0 {
+			limit, since := 3*s.g.cfg.HeartbeatIdle, s.seen()
+			if granted, holds := s.g.grants.latest(s.node.ID); holds {
 				limit = s.g.cfg.Lease
+				// An idle node is heard rarely: it has a lease's time from the grant on.
+				if granted.After(since) {
+					since = granted
+				}
 			}
-			if silent := now.Sub(s.seen()); silent > limit {
+			if silent := now.Sub(since); silent > limit {
 				s.log.Warn("node is silent; closing its session", "silent", silent.Round(time.Millisecond))
 				s.conn.Close(protocol.CodeSilent, "nothing was heard in time")
 				return

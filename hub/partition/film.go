@@ -341,10 +341,16 @@ func (f *film) readOthers(dir string, tracks []media.Stream) (ends map[int]float
 	return ends, nil
 }
 
+// longestPacket bounds, in seconds, what a container may skip inside one audio packet.
+const longestPacket = 0.2
+
 // keepOthers notes the tracks of the last chunk. A track without a packet is no track.
 func (f *film) keepOthers(timed []media.Stream, starts, ends map[int]float64) {
 	for _, s := range timed {
 		start, ok := starts[s.Index]
+		if late := s.Start - start; s.Type == "audio" && late > 0 && late < longestPacket {
+			start = s.Start // the container says to skip the beginning of the first packet
+		}
 		if !ok {
 			f.leftOut = append(f.leftOut, fmt.Sprintf("track %d, %s (%s): it is empty", s.Index, s.Type, s.Codec))
 			continue

@@ -20,7 +20,7 @@ func cutVideo(t *testing.T, file string) (paths []string, notes media.Notes, err
 	keep := t.TempDir()
 	s, _ := partition.Lookup("video")
 	raw, err := s.Partition(t.Context(), partition.Input{
-		Dir: filepath.Dir(file), Files: []string{filepath.Base(file)}, Work: t.TempDir(), Media: media.New(),
+		Dir: filepath.Dir(file), Files: []string{filepath.Base(file)}, Work: t.TempDir(), Media: tools,
 		Config: json.RawMessage(`{"segment_seconds":2}`),
 	}, func(_ context.Context, c partition.Chunk) error {
 		to := filepath.Join(keep, filepath.Base(c.Path))

@@ -86,7 +86,7 @@ const (
 	dialLimit  = 10 * time.Second       // one address
 	dialApart  = 300 * time.Millisecond // before the next address is tried beside the first
 	helloLimit = 10 * time.Second       // from session to Welcome
-	partLimit  = 2 * time.Second        // for the last reports and Goodbye
+	partLimit  = 5 * time.Second        // for the last reports and Goodbye to be read
 
 	firstDelay = 250 * time.Millisecond
 	mostDelay  = 20 * time.Second // below the time a restarted hub waits for its nodes

@@ -226,8 +226,5 @@ func (t *talk) part() {
 		return
 	}
 	// Closing a connection drops what was not delivered; the hub hangs up once it has read it.
-	select {
-	case <-t.s.Done():
-	case <-time.After(partLimit / 2):
-	}
+	<-t.s.Done()
 }

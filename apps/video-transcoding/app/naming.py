@@ -50,9 +50,9 @@ def block(tokens, values, active):
     text = ""
     while tokens:
         token, tokens = tokens[0], tokens[1:]
-        if not token.startswith("{{"):
+        if not (token.startswith("{{") and token.endswith("}}")):
             if "{{" in token or "}}" in token:
-                raise BadTemplate(f"{token[:40]!r} has a brace too many")
+                raise BadTemplate(f"{token[:40]!r} has an unmatched brace")
             text += token if active else ""
             continue
         action = token[2:-2].strip()

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) Store) {
 		"AnEndedContextStopsAPut":          anEndedContextStopsAPut,
 		"AFileIsTakenIn":                   aFileIsTakenIn,
 		"AFileWithTwoNamesIsCopied":        aFileWithTwoNamesIsCopied,
+		"ALinkToABlobIsTheBlob":            aLinkToABlobIsTheBlob,
 		"OnlyRegularFilesAreTakenIn":       onlyRegularFilesAreTakenIn,
 		"EqualContentIsKeptOnce":           equalContentIsKeptOnce,
 		"ManyMayPutTheSameAtOnce":          manyMayPutTheSameAtOnce,
@@ -220,6 +221,29 @@ func aFileWithTwoNamesIsCopied(t *testing.T, s Store) {
 	}
 	if !bytes.Equal(read(t, s, d, 0), b) {
 		t.Fatal("the blob was changed through the file's other name")
+	}
+}
+
+func aLinkToABlobIsTheBlob(t *testing.T, s Store) {
+	b := content(10_000)
+	d := put(t, s, b)
+	before, err := os.Stat(s.Path(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(filepath.Dir(s.Path(d)), "link")
+	if err := os.Link(s.Path(d), link); err != nil {
+		t.Fatal(err)
+	}
+	if got, n, err := s.PutFile(t.Context(), link); err != nil || got != d || n != int64(len(b)) {
+		t.Fatalf("PutFile = %s, %d, %v", got.Short(), n, err)
+	}
+	after, err := os.Stat(s.Path(d))
+	if err != nil || !os.SameFile(before, after) {
+		t.Fatalf("the blob is another file now: %v", err)
+	}
+	if _, err := os.Lstat(link); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("the link is still there: %v", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -27,14 +28,49 @@ func FFmpeg(t testing.TB, args ...string) {
 type Clip struct {
 	Name string // of the file
 	Make func(t testing.TB, file string)
+	key  string // equal clips have equal keys; "" is made anew each time
 }
 
-// Write makes the clip in dir and returns its path.
+// Write puts the clip into dir and returns its path. Clips that are package variables
+// are made once in a test run.
 func (c Clip) Write(t testing.TB, dir string) string {
 	t.Helper()
 	file := filepath.Join(dir, c.Name)
+	made.Lock()
+	m := made.clips[c.key]
+	if m == nil {
+		m = &clip{}
+		if c.key != "" {
+			made.clips[c.key] = m
+		}
+	}
+	made.Unlock()
+	m.Lock()
+	defer m.Unlock()
+	if m.bytes != nil {
+		if err := os.WriteFile(file, m.bytes, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
 	c.Make(t, file)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.bytes = b
 	return file
+}
+
+// made holds the clips of this test run: each is a few hundred kilobytes.
+var made = struct {
+	sync.Mutex
+	clips map[string]*clip
+}{clips: map[string]*clip{}}
+
+type clip struct {
+	sync.Mutex
+	bytes []byte
 }
 
 // test sources, small so that many fit into a test run
@@ -60,11 +96,11 @@ func args(parts ...[]string) []string { return slices.Concat(parts...) }
 
 // Plain is an ordinary clip: H.264 with B-frames and closed groups, stereo sound, mp4.
 func Plain(seconds string) Clip {
-	return Clip{"plain.mp4", from(args(lavfi(picture+"30"), lavfi(sound), []string{"-t", seconds}, x264("30"), []string{"-c:a", "aac", "-ac", "2"})...)}
+	return Clip{"plain.mp4", from(args(lavfi(picture+"30"), lavfi(sound), []string{"-t", seconds}, x264("30"), []string{"-c:a", "aac", "-ac", "2"})...), "plain" + seconds}
 }
 
 // Film is 23.976 frames a second with sound, in Matroska (times rounded to 1 ms).
-var Film = Clip{"film.mkv", from(args(lavfi(picture+"24000/1001"), lavfi(sound), []string{"-t", "8"}, x264("24"), []string{"-c:a", "libopus"})...)}
+var Film = Clip{"film.mkv", from(args(lavfi(picture+"24000/1001"), lavfi(sound), []string{"-t", "8"}, x264("24"), []string{"-c:a", "libopus"})...), "film.mkv"}
 
 // Phone is a phone's clip: uneven frame times, rotated, with sound, 90 kHz mp4.
 var Phone = Clip{"phone.mp4", func(t testing.TB, file string) {
@@ -76,16 +112,16 @@ var Phone = Clip{"phone.mp4", func(t testing.TB, file string) {
 	}, x264("30"), []string{"-c:a", "aac", flat})...)
 	FFmpeg(t, "-i", flat, "-c", "copy", "-metadata:s:v:0", "rotate=90", file)
 	os.Remove(flat)
-}}
+}, "phone.mp4"}
 
 // OpenGOP is HEVC, 10 bits, whose groups of pictures lean on the ones before.
 var OpenGOP = Clip{"open-gop.mkv", from(args(lavfi(picture+"24000/1001"), lavfi(sound), []string{
 	"-t", "6", "-c:v", "libx265", "-preset", "ultrafast",
 	"-x265-params", "log-level=error:open-gop=1:keyint=24:min-keyint=24:bframes=3:b-adapt=0:scenecut=0", "-pix_fmt", "yuv420p10le", "-c:a", "aac",
-})...)}
+})...), "open-gop.mkv"}
 
 // OneGOP has one keyframe in the whole clip.
-var OneGOP = Clip{"one-gop.mp4", from(args(lavfi(picture+"25"), lavfi(sound), []string{"-t", "8"}, x264("100000"), []string{"-c:a", "aac"})...)}
+var OneGOP = Clip{"one-gop.mp4", from(args(lavfi(picture+"25"), lavfi(sound), []string{"-t", "8"}, x264("100000"), []string{"-c:a", "aac"})...), "one-gop.mp4"}
 
 // TwoLanguages has two audio tracks and subtitles, with chapters and a title.
 var TwoLanguages = Clip{"two-languages.mkv", func(t testing.TB, file string) {
@@ -105,40 +141,40 @@ var TwoLanguages = Clip{"two-languages.mkv", func(t testing.TB, file string) {
 	})...)
 	os.Remove(subs)
 	os.Remove(meta)
-}}
+}, "two-languages.mkv"}
 
 // Silent has no sound.
-var Silent = Clip{"silent.mp4", from(args(lavfi(picture+"30"), []string{"-t", "6"}, x264("30"))...)}
+var Silent = Clip{"silent.mp4", from(args(lavfi(picture+"30"), []string{"-t", "6"}, x264("30"))...), "silent.mp4"}
 
 // Odd has an odd width and height and 4:4:4 colour, which allows them.
 var Odd = Clip{"odd.mkv", from(args(lavfi("testsrc2=s=640x360:rate=25"), []string{
 	"-t", "4", "-vf", "format=yuv444p,scale=321:181", "-c:v", "libx264", "-preset", "veryfast", "-g", "25", "-pix_fmt", "yuv444p",
-})...)}
+})...), "odd.mkv"}
 
 // Late begins its picture 0.7 s after its sound.
 var Late = Clip{"late.mp4", func(t testing.TB, file string) {
 	t.Helper()
 	plain := Plain("6").Write(t, t.TempDir())
 	FFmpeg(t, "-itsoffset", "0.7", "-i", plain, "-i", plain, "-map", "0:v", "-map", "1:a", "-c", "copy", file)
-}}
+}, "late.mp4"}
 
 // Broadcast is a transport stream that starts at 1.4 s and 90 kHz.
-var Broadcast = Clip{"broadcast.ts", from(args(lavfi(picture+"25"), lavfi(sound), []string{"-t", "8"}, x264("25"), []string{"-c:a", "mp2", "-muxdelay", "0.7"})...)}
+var Broadcast = Clip{"broadcast.ts", from(args(lavfi(picture+"25"), lavfi(sound), []string{"-t", "8"}, x264("25"), []string{"-c:a", "mp2", "-muxdelay", "0.7"})...), "broadcast.ts"}
 
 // Trimmed begins, by its edit list, in the middle of a group of pictures.
 var Trimmed = Clip{"trimmed.mp4", func(t testing.TB, file string) {
 	t.Helper()
 	plain := Plain("8").Write(t, t.TempDir())
 	FFmpeg(t, "-ss", "1.5", "-i", plain, "-c", "copy", file)
-}}
+}, "trimmed.mp4"}
 
 // Web is VP8 and Vorbis in WebM: a codec that mp4 cannot hold.
-var Web = Clip{"web.webm", from(args(lavfi(picture+"30"), lavfi(sound), []string{"-t", "6", "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", "30", "-c:a", "libvorbis"})...)}
+var Web = Clip{"web.webm", from(args(lavfi(picture+"30"), lavfi(sound), []string{"-t", "6", "-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", "30", "-c:a", "libvorbis"})...), "web.webm"}
 
 // Recorder is MPEG-2, interlaced marks and open groups, in a program stream.
 var Recorder = Clip{"recorder.mpg", from(args(lavfi(picture+"25"), lavfi(sound), []string{
 	"-t", "6", "-c:v", "mpeg2video", "-g", "12", "-bf", "2", "-b:v", "1M", "-c:a", "mp2",
-})...)}
+})...), "recorder.mpg"}
 
 // Times are the PTS of a file's video packets in showing order, in ticks; hidden ones
 // are not among them.

@@ -24,7 +24,6 @@ type witness struct {
 	state   map[int]string // acknowledged state of each task, by chunk
 	doubt   map[int]string // what the call in flight would have made of them
 	notes   int            // acknowledged updates of the job
-	secret  []byte
 }
 
 const crashJob = spare.JobID("crash")
