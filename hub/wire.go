@@ -117,6 +117,15 @@ func (j jobs) Progress(ctx context.Context, id spare.JobID) (api.Progress, error
 	if err != nil {
 		return out, err
 	}
+	tries, err := j.h.store.CountAttempts(ctx, id)
+	if err != nil {
+		return out, err
+	}
+	for outcome, n := range tries {
+		if outcome != "" && outcome != spare.Succeeded {
+			out.Retried += n
+		}
+	}
 	if known {
 		out.Total, out.Done, out.Running = live.Total, live.Done, live.Running
 		out.Ready = live.Ready + live.Backing + live.Stored

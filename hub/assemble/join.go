@@ -272,7 +272,7 @@ func (f *film) mux(ctx context.Context, d folder) (string, error) {
 		for _, p := range f.parts {
 			total += p.packets
 		}
-		args = append(args, "-bsf:v:0", fmt.Sprintf("setts=duration=if(eq(N\\,%d)\\,%d\\,DURATION)", total-1, d))
+		args = append(args, "-bsf:v:0", fmt.Sprintf("setts=pts=PTS:dts=DTS:duration=if(eq(N\\,%d)\\,%d\\,DURATION)", total-1, d))
 	}
 	args = append(args, f.container()...)
 	job.Args = append(args, media.Out("film"))

@@ -180,6 +180,7 @@ func (f *film) lastDuration() int64 {
 	tb := f.parts[0].header.TimeBase
 	first, last := f.parts[0], f.parts[len(f.parts)-1]
 	begin := float64(f.starts[len(f.starts)-1])/1e6 + tb.Seconds(last.lastDTS-last.pts[0])
+	println("DBG", first.firstDTS, first.pts[0], last.firstDTS, last.lastDTS, last.pts[0], f.starts[len(f.starts)-1], last.pts[len(last.pts)-1])
 	length := f.notes.Video.Duration - (begin - tb.Seconds(first.firstDTS-first.pts[0]))
 	return max(0, int64(math.Round(length/tb.Float())))
 }

@@ -88,6 +88,8 @@ type Jobs interface {
 	CountTasks(ctx context.Context, job spare.JobID) (map[spare.TaskState]int, error)
 	// Attempts returns a job's attempts in the order they were granted.
 	Attempts(ctx context.Context, job spare.JobID) ([]spare.Attempt, error)
+	// CountAttempts counts a job's attempts by outcome; "" are those that live.
+	CountAttempts(ctx context.Context, job spare.JobID) (map[spare.Outcome]int, error)
 	// LiveAttempts returns the attempts without an outcome of every job.
 	LiveAttempts(ctx context.Context) ([]spare.Attempt, error)
 	// References lists every blob digest that jobs, tasks and the catalogue name; content

@@ -161,6 +161,22 @@ func (s *Store) Attempts(ctx context.Context, job spare.JobID) (all []spare.Atte
 	return all, err
 }
 
+// CountAttempts counts a job's attempts by outcome.
+func (s *Store) CountAttempts(ctx context.Context, job spare.JobID) (map[spare.Outcome]int, error) {
+	counts := map[spare.Outcome]int{}
+	err := s.read(ctx, func(c *conn) error {
+		n, err := number(c, job)
+		if err != nil {
+			return missing(err, "job", string(job))
+		}
+		return c.rows(func(st *sqlite3.Stmt) error {
+			counts[spare.Outcome(st.ColumnText(0))] = st.ColumnInt(1)
+			return nil
+		}, `SELECT outcome, count(*) FROM attempts WHERE job = ? GROUP BY outcome`, n)
+	})
+	return counts, err
+}
+
 // LiveAttempts returns the attempts without an outcome of every job.
 func (s *Store) LiveAttempts(ctx context.Context) (all []spare.Attempt, err error) {
 	err = s.read(ctx, func(c *conn) error {

@@ -118,16 +118,17 @@ func absentIsNotFound(t *testing.T, s store.Store) {
 			_, err := s.UpdateJob(ctx, "x", func(*spare.Job) error { t.Error("change was called"); return nil })
 			return err
 		},
-		"DeleteJob":    func() error { return s.DeleteJob(ctx, "x") },
-		"ReplaceTasks": func() error { return s.ReplaceTasks(ctx, "x", nil) },
-		"AddTasks":     func() error { return s.AddTasks(ctx, someTasks("x", 0, 1)) },
-		"Tasks":        func() error { _, err := s.Tasks(ctx, "x", 0, 0); return err },
-		"CountTasks":   func() error { _, err := s.CountTasks(ctx, "x"); return err },
-		"Attempts":     func() error { _, err := s.Attempts(ctx, "x"); return err },
-		"Node":         func() error { _, err := s.Node(ctx, nodeID("x")); return err },
-		"DeleteNode":   func() error { return s.DeleteNode(ctx, nodeID("x")) },
-		"Enrol":        func() error { _, err := s.Enrol(ctx, digest("x"), spare.Node{ID: nodeID("x")}, at(0)); return err },
-		"KeyByHash":    func() error { _, err := s.KeyByHash(ctx, digest("x")); return err },
+		"DeleteJob":     func() error { return s.DeleteJob(ctx, "x") },
+		"ReplaceTasks":  func() error { return s.ReplaceTasks(ctx, "x", nil) },
+		"AddTasks":      func() error { return s.AddTasks(ctx, someTasks("x", 0, 1)) },
+		"Tasks":         func() error { _, err := s.Tasks(ctx, "x", 0, 0); return err },
+		"CountAttempts": func() error { _, err := s.CountAttempts(ctx, "x"); return err },
+		"CountTasks":    func() error { _, err := s.CountTasks(ctx, "x"); return err },
+		"Attempts":      func() error { _, err := s.Attempts(ctx, "x"); return err },
+		"Node":          func() error { _, err := s.Node(ctx, nodeID("x")); return err },
+		"DeleteNode":    func() error { return s.DeleteNode(ctx, nodeID("x")) },
+		"Enrol":         func() error { _, err := s.Enrol(ctx, digest("x"), spare.Node{ID: nodeID("x")}, at(0)); return err },
+		"KeyByHash":     func() error { _, err := s.KeyByHash(ctx, digest("x")); return err },
 	} {
 		if err := call(); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s: %v, want ErrNotFound", name, err)

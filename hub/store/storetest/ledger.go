@@ -112,6 +112,7 @@ func taskComesBackWhole(t *testing.T, s store.Store) {
 	createJob(t, s, "j")
 	added := someTasks("j", 0, 2)
 	added[0].Params = json.RawMessage(`{"start":1.5}`)
+	added[0].Input.Inline = []byte("kept with its task\x00")
 	ok(t, s.AddTasks(ctx, added))
 	if got := must[[]spare.Task](t)(s.Tasks(ctx, "j", 0, 0)); !reflect.DeepEqual(got, added) {
 		t.Fatalf("tasks %+v\nwant %+v", got, added)
@@ -127,7 +128,7 @@ func taskComesBackWhole(t *testing.T, s store.Store) {
 		t.Errorf("task %+v\nwant %+v", got, row)
 	}
 	row.State, row.NotBefore, row.Node, row.Error, row.Tries = spare.TaskDone, time.Time{}, nodeID("b"), "x", nil
-	row.Result = &spare.Result{Blob: spare.File{Name: "r", Digest: digest("r"), Size: 5}, Content: digest("c"), Files: 2, Bytes: 9}
+	row.Result = &spare.Result{Blob: spare.File{Name: "r", Digest: digest("r"), Size: 5, Inline: []byte("small")}, Content: digest("c"), Files: 2, Bytes: 9}
 	ok(t, s.Commit(ctx, scheduler.Ledger{Tasks: []spare.Task{row}}))
 	if got := must[[]spare.Task](t)(s.Tasks(ctx, "j", 0, 1))[0]; !reflect.DeepEqual(got, row) {
 		t.Errorf("task %+v\nwant %+v", got, row)
@@ -176,6 +177,9 @@ func attemptsAsGranted(t *testing.T, s store.Store) {
 	}
 	if want := []spare.AttemptID{"j.1.1", "j.0.1", "j.1.2"}; !reflect.DeepEqual(order, want) {
 		t.Errorf("attempts %v, want %v", order, want)
+	}
+	if n := must[map[spare.Outcome]int](t)(s.CountAttempts(ctx, "j")); !reflect.DeepEqual(n, map[spare.Outcome]int{first.Outcome: 3}) {
+		t.Errorf("attempts by outcome %v, want 3 of %q", n, first.Outcome)
 	}
 }
 
