@@ -167,6 +167,25 @@ func TestNaming_UnderstandsTheTemplateSubset(t *testing.T) {
 	}
 }
 
+func TestSubtitles_MadeOfPicturesAreRefusedNotLost(t *testing.T) {
+	ask := func(params string) string {
+		const call = "import sys, json, sound\ntry:\n  print(sound.titles([{'index': 3, 'codec_name': 'hdmv_pgs_subtitle'}], json.loads(sys.argv[1])))\nexcept ValueError as e:\n  print('error:', e)"
+		cmd := exec.CommandContext(t.Context(), "/usr/bin/python3", "-B", "-c", call, params)
+		cmd.Dir = "video-transcoding/app"
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s", out)
+		}
+		return string(out)
+	}
+	if got := ask(`{}`); !strings.HasPrefix(got, "error: subtitle track 3 (hdmv_pgs_subtitle) is made of pictures") {
+		t.Errorf("kept: %s", got)
+	}
+	if got := ask(`{"subtitles": "drop"}`); !strings.Contains(got, "is left out") {
+		t.Errorf("dropped without a word: %s", got)
+	}
+}
+
 func TestHelloWorld_ChangesTheCase(t *testing.T) {
 	task := t.TempDir()
 	if err := os.WriteFile(filepath.Join(task, "data.bin"), []byte("Hello, wörld\r\nbye\n"), 0o644); err != nil {

@@ -394,11 +394,6 @@ func TestTranscode_KeepsTheCoverPicture(t *testing.T) {
 }
 
 func TestTranscode_LastWordsSayWhatToDo(t *testing.T) {
-	bitmap := mediatest.Clip{Name: "bitmap.mkv", Make: func(t testing.TB, file string) {
-		dir := t.TempDir()
-		mediatest.FFmpeg(t, "-i", mediatest.TwoLanguages.Write(t, dir), "-map", "0:v", "-map", "0:a:0", "-map", "0:s", "-c", "copy", "-c:s", "dvdsub", "-s", "320x180", file)
-	}}
-	_ = bitmap
 	for _, c := range []struct {
 		name   string
 		clip   mediatest.Clip

@@ -28,7 +28,8 @@ type ranJob struct {
 	attempts []spare.Attempt
 	victim   string            // the killed node
 	held     []spare.AttemptID // what it was working on then
-	killedAt time.Duration     // into the job
+	killedAt time.Time
+	began    time.Time
 	names    map[spare.NodeID]string
 	params   json.RawMessage // as the App got them
 }
@@ -50,17 +51,17 @@ func runJob(ctx context.Context, s settings, g *grid.Grid, source string) (ranJo
 		at  time.Time
 	}
 	ended := make(chan ending, 1)
-	began := time.Now()
+	j.began = time.Now()
 	go func() {
 		_, err := g.Spare(ctx, "run", source, "--template", s.template, "--preset", s.preset, "-o", out)
 		ended <- ending{err, time.Now()}
 	}()
-	id, killErr := killOne(ctx, g, &j, began)
+	id, killErr := killOne(ctx, g, &j)
 	if killErr != nil {
 		cancel()
 	}
 	end := <-ended
-	j.wall = end.at.Sub(began)
+	j.wall = end.at.Sub(j.began)
 	if err := errors.Join(killErr, end.err); err != nil {
 		return j, err
 	}
@@ -79,7 +80,7 @@ func runJob(ctx context.Context, s settings, g *grid.Grid, source string) (ranJo
 
 // killOne waits until a node has worked on a chunk of the job for a moment while another
 // chunk is done, and kills that node.
-func killOne(ctx context.Context, g *grid.Grid, j *ranJob, began time.Time) (id string, err error) {
+func killOne(ctx context.Context, g *grid.Grid, j *ranJob) (id string, err error) {
 	err = g.Until(ctx, jobTime, "the job to be under way", func() (bool, error) {
 		jobs, _, err := g.Client.Jobs(ctx, client.ListOptions{})
 		if err != nil || len(jobs) == 0 {
@@ -97,7 +98,7 @@ func killOne(ctx context.Context, g *grid.Grid, j *ranJob, began time.Time) (id 
 		if victim == "" {
 			return false, nil
 		}
-		return true, kill(g, victim, p, j, began)
+		return true, kill(g, victim, p, j)
 	})
 	return id, err
 }
@@ -117,7 +118,7 @@ func pick(p client.Progress, now time.Time) spare.NodeID {
 	return ""
 }
 
-func kill(g *grid.Grid, victim spare.NodeID, p client.Progress, j *ranJob, began time.Time) error {
+func kill(g *grid.Grid, victim spare.NodeID, p client.Progress, j *ranJob) error {
 	i := slices.IndexFunc(g.Nodes, func(n *grid.Node) bool { return n.ID == victim })
 	if i < 0 {
 		return fmt.Errorf("node %s holds a chunk, but is none of the demo's", victim.Short())
@@ -129,8 +130,8 @@ func kill(g *grid.Grid, victim spare.NodeID, p client.Progress, j *ranJob, began
 			chunks = append(chunks, fmt.Sprint(a.Chunk))
 		}
 	}
-	j.victim, j.killedAt = g.Nodes[i].Name, time.Since(began)
-	say("kill -9 of node %s, which works on chunk %s (%d of %d done)", j.victim, strings.Join(chunks, ", "), p.Done, p.Total)
+	j.victim, j.killedAt = g.Nodes[i].Name, time.Now()
+	say("kill -9 of node %s, which holds chunk %s (%d of %d done)", j.victim, strings.Join(chunks, ", "), p.Done, p.Total)
 	return g.Kill(g.Nodes[i].Proc)
 }
 

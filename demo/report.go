@@ -22,9 +22,10 @@ import (
 // The bounds. Two encodes of the same pictures never are byte for byte the same, because a
 // chunk's first frames cannot lean on the ones before; this is how little that may cost.
 const (
-	ssimLoss    = 0.003 // of 1
-	bitrateDiff = 5.0   // per cent
-	soundHole   = 0.002 // seconds: more than a container's rounding, less than an AAC frame
+	ssimLoss    = 0.003            // of 1
+	bitrateDiff = 5.0              // per cent
+	soundHole   = 0.002            // seconds: more than a container's rounding, less than an AAC frame
+	silence     = 10 * time.Second // after which a silent node's work is queued again
 )
 
 // A report is everything the demo found.
@@ -36,7 +37,8 @@ type report struct {
 	Chunks             int
 	Attempts           []spare.Attempt
 	Killed             string
-	KilledAt           time.Duration
+	KilledAt           time.Time
+	Began              time.Time
 	Lost               []spare.AttemptID
 
 	names map[spare.NodeID]string
@@ -46,7 +48,7 @@ type report struct {
 func compare(ctx context.Context, source measured, j ranJob, w clip.Whole) (r *report, err error) {
 	r = &report{
 		Source: source, Wall: j.wall, WholeWall: w.Wall, Chunks: j.chunks, Attempts: j.attempts,
-		Killed: j.victim, KilledAt: j.killedAt, Lost: j.held, names: j.names,
+		Killed: j.victim, KilledAt: j.killedAt, Began: j.began, Lost: j.held, names: j.names,
 	}
 	say("decoding both results and comparing them with the source")
 	type one struct {
@@ -109,7 +111,7 @@ func (r *report) printNodes(w io.Writer) {
 		}
 		remark := ""
 		if n == r.Killed {
-			remark = "killed " + seconds(r.KilledAt) + " into the job"
+			remark = "killed " + seconds(r.KilledAt.Sub(r.Began)) + " into the job"
 		}
 		fmt.Fprintf(t, "  %s\t%d\t%s\t%s\t%s\n", n, len(byName[n]), orDash(strings.Join(did, " ")), seconds(cpu), remark)
 	}
@@ -146,14 +148,18 @@ func (r *report) winner(of spare.Attempt) *spare.Attempt {
 
 func (r *report) printRescheduled(w io.Writer) {
 	t := tabwriter.NewWriter(w, 2, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "  chunk\tfrom\tto\tagain after\toutcome\twhy\n")
+	fmt.Fprintf(t, "  chunk\tfrom\tto\tout of work\toutcome\twhy\n")
 	for _, a := range r.rescheduled() {
-		again := "–"
 		win := r.winner(a)
-		if a.Ended != nil {
-			again = seconds(win.Granted.Sub(*a.Ended))
+		stopped := a.Granted
+		switch {
+		case r.name(a.Node) == r.Killed:
+			stopped = r.KilledAt
+		case a.Ended != nil:
+			stopped = *a.Ended
 		}
-		fmt.Fprintf(t, "  %d\t%s\t%s\t%s\t%s\t%s\n", a.Chunk, r.name(a.Node), r.name(win.Node), again, a.Outcome, orDash(a.Message))
+		idle := seconds(win.Granted.Sub(stopped))
+		fmt.Fprintf(t, "  %d\t%s\t%s\t%s\t%s\t%s\n", a.Chunk, r.name(a.Node), r.name(win.Node), idle, a.Outcome, orDash(a.Message))
 	}
 	_ = t.Flush()
 }
@@ -200,10 +206,11 @@ type bound struct {
 
 func (r *report) bounds() []bound {
 	bitrate := 100 * (r.Job.Bitrate - r.Whole.Bitrate) / r.Whole.Bitrate
-	moved := 0
+	moved, noticed := 0, time.Duration(0)
 	for _, a := range r.rescheduled() {
-		if r.name(a.Node) == r.Killed {
+		if r.name(a.Node) == r.Killed && a.Ended != nil {
 			moved++
+			noticed = max(noticed, a.Ended.Sub(r.KilledAt))
 		}
 	}
 	list := []bound{
@@ -212,6 +219,7 @@ func (r *report) bounds() []bound {
 		{r.SSIM >= r.WholeSSIM-ssimLoss, fmt.Sprintf("SSIM %.5f ≥ %.5f - %.3f", r.SSIM, r.WholeSSIM, ssimLoss)},
 		{math.Abs(bitrate) <= bitrateDiff, fmt.Sprintf("bitrate differs by %+.2f %%, at most %.0f %%", bitrate, bitrateDiff)},
 		{moved > 0, fmt.Sprintf("work of the killed node was rescheduled: %d of its attempts", moved)},
+		{moved > 0 && noticed <= silence, fmt.Sprintf("it was free for others %s after the kill, at most %s", seconds(noticed), seconds(silence))},
 		{r.accepted() == r.Chunks, fmt.Sprintf("each of %d chunks was accepted once", r.Chunks)},
 	}
 	if r.Source.Audio > 0 {
@@ -273,7 +281,7 @@ func (r *report) save(path string) error {
 	text, err := json.MarshalIndent(map[string]any{
 		"source": r.Source, "spare": r.Job, "whole": r.Whole, "ssim": r.SSIM, "whole_ssim": r.WholeSSIM,
 		"wall_s": r.Wall.Seconds(), "whole_wall_s": r.WholeWall.Seconds(), "total_s": r.Total.Seconds(),
-		"chunks": r.Chunks, "attempts": r.Attempts, "killed": r.Killed, "killed_at_s": r.KilledAt.Seconds(), "result": filepath.Base(r.Job.path),
+		"chunks": r.Chunks, "attempts": r.Attempts, "killed": r.Killed, "killed_at_s": r.KilledAt.Sub(r.Began).Seconds(), "result": filepath.Base(r.Job.path),
 		"bounds": checks,
 	}, "", "  ")
 	if err != nil {

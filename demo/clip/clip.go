@@ -56,7 +56,7 @@ func Make(ctx context.Context, path string) error {
 	args = append([]string{"-hide_banner", "-nostdin", "-v", "error", "-y"}, args...)
 	args = append(
 		args, "-filter_complex", graph.String(), "-map", "[v]", "-map", "[a]",
-		"-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-bf", "3", "-b_strategy", "1", "-refs", "3",
+		"-c:v", "libx264", "-preset", "superfast", "-crf", "22", "-bf", "3", "-b_strategy", "1", "-refs", "3",
 		"-g", fmt.Sprint(10*rate), "-keyint_min", "10", "-sc_threshold", "40", "-x264-params", "b-pyramid=normal",
 		"-r", fmt.Sprint(rate), "-c:a", "aac", "-b:a", "128k", "-movflags", "+faststart", path,
 	)

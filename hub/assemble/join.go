@@ -103,8 +103,11 @@ func (f *film) readPart(list string, p *piece) error {
 		if p.packets == 0 {
 			p.firstDTS = k.DTS
 		}
-		p.packets++
 		p.lastDTS = k.DTS
+		if len(p.pts) == 0 || k.PTS > p.latest {
+			p.latest, p.latestAt = k.PTS, p.packets
+		}
+		p.packets++
 		if !k.Hidden && k.HasPTS() {
 			p.pts = append(p.pts, k.PTS)
 			p.end = max(p.end, k.PTS+k.Duration)
@@ -267,13 +270,7 @@ func (f *film) mux(ctx context.Context, d folder) (string, error) {
 	}
 	args = append(args, maps...)
 	args = append(args, "-c", "copy", "-map_metadata", "1", "-map_chapters", "1")
-	if d := f.lastDuration(); d > 0 {
-		total := 0
-		for _, p := range f.parts {
-			total += p.packets
-		}
-		args = append(args, "-bsf:v:0", fmt.Sprintf("setts=pts=PTS:dts=DTS:duration=if(eq(N\\,%d)\\,%d\\,DURATION)", total-1, d))
-	}
+	args = append(args, f.lastDuration()...)
 	args = append(args, f.container()...)
 	job.Args = append(args, media.Out("film"))
 	if _, err := f.in.Media.Do(ctx, job); err != nil {

@@ -170,19 +170,24 @@ func nearRate(r float64) media.Rational {
 	return media.Rational{Num: int64(math.Round(r * 1000)), Den: 1000}
 }
 
-// lastDuration is how long the last packet must stay, in ticks of the parts, for the
-// output to end where the source does: encoders do not know how long the last of
-// unevenly spaced frames stays. 0 leaves it as it is.
-func (f *film) lastDuration() int64 {
+// lastDuration are the arguments that make the output end where the source does. The
+// encoder of unevenly spaced frames does not know how long the last one stays. mp4 tells
+// a film's length twice: by the frame shown last and by the packet decoded last.
+func (f *film) lastDuration() []string {
 	if f.rate.Known() {
-		return 0
+		return nil
 	}
-	tb := f.parts[0].header.TimeBase
+	before := 0 // packets of the parts before the last
+	for _, p := range f.parts[:len(f.parts)-1] {
+		before += p.packets
+	}
 	first, last := f.parts[0], f.parts[len(f.parts)-1]
-	begin := float64(f.starts[len(f.starts)-1])/1e6 + tb.Seconds(last.lastDTS-last.pts[0])
-	println("DBG", first.firstDTS, first.pts[0], last.firstDTS, last.lastDTS, last.pts[0], f.starts[len(f.starts)-1], last.pts[len(last.pts)-1])
-	length := f.notes.Video.Duration - (begin - tb.Seconds(first.firstDTS-first.pts[0]))
-	return max(0, int64(math.Round(length/tb.Float())))
+	tb := last.header.TimeBase
+	end := last.pts[0] + int64(math.Round((f.notes.Video.Duration-float64(f.starts[len(f.starts)-1])/1e6)/tb.Float())) // on the last part's clock
+	shown := max(1, end-last.latest)
+	decoded := max(1, end-last.lastDTS+first.firstDTS-first.pts[0])
+	return []string{"-bsf:v:0", fmt.Sprintf("setts=pts=PTS:dts=DTS:duration=if(eq(N\\,%d)\\,%d\\,if(eq(N\\,%d)\\,%d\\,DURATION))",
+		before+last.latestAt, shown, before+last.packets-1, decoded)}
 }
 
 // timescale is one that holds every frame's time: of the even rate where there is one,

@@ -69,6 +69,8 @@ type piece struct {
 	firstDTS int64
 	lastDTS  int64
 	packets  int
+	latest   int64 // PTS of the packet shown last
+	latestAt int   // its number in the part
 	rotated  int
 }
 

@@ -48,12 +48,8 @@ func (c *Catalog) Push(ctx context.Context, kind spare.Kind, archive io.Reader, 
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return Pushed{}, fmt.Errorf("make a folder to unpack the push in: %w", err)
 	}
-	if err := unpackFile(ctx, file, dir, bundle.Limits{Files: maxFiles, Bytes: maxContent}); err != nil {
-		var refused *bundle.Refused
-		if errors.As(err, &refused) {
-			return Pushed{}, &Refused{Sentence: "the archive is " + refused.Error(), Err: err}
-		}
-		return Pushed{}, fmt.Errorf("unpack the push: %w", err)
+	if err := unpack(ctx, file, dir); err != nil {
+		return Pushed{}, err
 	}
 	if err := os.Remove(file); err != nil {
 		return Pushed{}, fmt.Errorf("unpack the push: %w", err)
@@ -70,6 +66,24 @@ func (c *Catalog) Push(ctx context.Context, kind spare.Kind, archive io.Reader, 
 		return Pushed{}, err
 	}
 	return c.keep(ctx, f, owner, work, false)
+}
+
+// unpack lays the archive out in dir.
+func unpack(ctx context.Context, file, dir string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("unpack the push: %w", err)
+	}
+	defer f.Close()
+	err = bundle.Unpack(ctx, f, dir, bundle.Limits{Files: maxFiles, Bytes: maxContent})
+	var refused *bundle.Refused
+	if errors.As(err, &refused) {
+		return &Refused{Sentence: "the archive is " + refused.Error(), Err: err}
+	}
+	if err != nil {
+		return fmt.Errorf("unpack the push: %w", err)
+	}
+	return nil
 }
 
 // spool writes what is pushed to a file: a zip can only be read from its end.

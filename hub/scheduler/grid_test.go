@@ -352,7 +352,7 @@ func (g *grid) check() {
 		if g.ended[id] != "" {
 			g.t.Fatalf("job %s is %s and still held", id, g.ended[id])
 		}
-		n := j.clean.len() + len(j.shy)
+		n := len(j.clean.all()) + len(j.shy.all())
 		running := 0
 		for chunk, t := range j.tasks {
 			row, ok := g.tasks[t.row.ID]

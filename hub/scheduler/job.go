@@ -35,10 +35,50 @@ type task struct {
 	row   spare.Task
 	job   *job
 	place place
-	index int // in job.clean
 	live  *attempt
 	timer timer // end of the back-off, or of keeping away
 	dirty bool
+}
+
+// A line is tasks in chunk order. Nearly always they join at its end and leave from its
+// front, which costs nothing; what is tried again cuts in at the cost of a copy of at
+// most a window of pointers.
+type line struct {
+	tasks []*task
+	gone  int // so many at the front have left
+}
+
+func (l *line) all() []*task { return l.tasks[l.gone:] }
+
+func (l *line) find(chunk int) (i int, found bool) {
+	return slices.BinarySearchFunc(l.all(), chunk, func(t *task, chunk int) int { return t.row.Chunk - chunk })
+}
+
+func (l *line) insert(t *task) {
+	if n := len(l.tasks); n == l.gone || l.tasks[n-1].row.Chunk < t.row.Chunk {
+		l.tasks = append(l.tasks, t)
+		return
+	}
+	i, _ := l.find(t.row.Chunk)
+	l.tasks = slices.Insert(l.tasks, l.gone+i, t)
+}
+
+func (l *line) remove(t *task) {
+	i := 0
+	if l.tasks[l.gone] != t {
+		i, _ = l.find(t.row.Chunk)
+	}
+	if i > 0 {
+		l.tasks = slices.Delete(l.tasks, l.gone+i, l.gone+i+1)
+		return
+	}
+	l.tasks[l.gone] = nil
+	l.gone++
+	if l.gone == len(l.tasks) || l.gone > 2*(len(l.tasks)-l.gone)+64 {
+		l.tasks = append(l.tasks[:0], l.tasks[l.gone:]...)
+		clear(l.tasks[len(l.tasks):cap(l.tasks)])
+		l.gone = 0
+	}
 }
 
 type job struct {
@@ -54,9 +94,9 @@ type job struct {
 
 	tasks   map[int]*task // open and held, by chunk
 	ahead   map[int]bool  // done or failed although not below next: restored after a restart
-	clean   heap[*task]
-	shy     []*task // by chunk
-	ready   int     // clean and shy
+	clean   line
+	shy     line
+	ready   int // clean and shy
 	running int
 	refill  *Refill // asked and not answered
 	asked   int     // stored, when it was asked
@@ -101,10 +141,6 @@ func (c *Core) openJob(ev JobOpened) {
 		id: ev.Job, class: c.classOf(ev), owner: o, seq: c.seq, max: ev.MaxRetries, index: -1,
 		total: ev.Total, stored: max(ev.Chunks, ev.Total), done: ev.Done,
 		tasks: map[int]*task{}, ahead: map[int]bool{},
-		clean: heap[*task]{
-			less:  func(a, b *task) bool { return a.row.Chunk < b.row.Chunk },
-			place: func(t *task, i int) { t.index = i },
-		},
 	}
 	if j.max <= 0 {
 		j.max = c.cfg.DefaultRetries
@@ -116,7 +152,7 @@ func (c *Core) openJob(ev JobOpened) {
 
 // hold takes a stored task into memory.
 func (c *Core) hold(now time.Time, j *job, row spare.Task) *task {
-	t := &task{row: row, job: j, index: -1}
+	t := &task{row: row, job: j}
 	t.timer = timer{index: -1, task: t}
 	if row.State != spare.TaskReady { // its attempt, if any lives, comes by AttemptsRestored
 		t.row.State = spare.TaskReady
@@ -146,12 +182,11 @@ func (c *Core) enqueue(now time.Time, t *task) {
 		return
 	case avoid.After(now):
 		t.place = shy
-		i, _ := slices.BinarySearchFunc(j.shy, t.row.Chunk, func(t *task, chunk int) int { return t.row.Chunk - chunk })
-		j.shy = slices.Insert(j.shy, i, t)
+		j.shy.insert(t)
 		c.set(&t.timer, avoid)
 	default:
 		t.place = clean
-		j.clean.push(t)
+		j.clean.insert(t)
 	}
 	c.addReady(j)
 }
@@ -162,13 +197,10 @@ func (c *Core) dequeue(t *task) {
 	c.unset(&t.timer)
 	switch t.place {
 	case shy:
-		i, found := slices.BinarySearchFunc(j.shy, t.row.Chunk, func(t *task, chunk int) int { return t.row.Chunk - chunk })
-		if found {
-			j.shy = slices.Delete(j.shy, i, i+1)
-		}
+		j.shy.remove(t)
 		c.subReady(j)
 	case clean:
-		j.clean.remove(t.index)
+		j.clean.remove(t)
 		c.subReady(j)
 	}
 	t.place = nowhere

@@ -146,10 +146,10 @@ func (c *Core) pick(now time.Time, cl *class, n *node) *task {
 // before what was never tried.
 func (c *Core) first(now time.Time, j *job, n *node) *task {
 	var head *task
-	if j.clean.len() > 0 {
-		head = j.clean.items[0]
+	if all := j.clean.all(); len(all) > 0 {
+		head = all[0]
 	}
-	for i, t := range j.shy {
+	for i, t := range j.shy.all() {
 		if i == shyScan || (head != nil && head.row.Chunk < t.row.Chunk) {
 			break
 		}

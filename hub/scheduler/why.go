@@ -36,7 +36,7 @@ func (c *Core) Why(job spare.JobID, now time.Time) []ReasonCount {
 		counts = append(counts, ReasonCount{r, n})
 	}
 	// What no node can run tells more than that one of its chunks backs off.
-	add(c.whyClass(j.class, now), j.clean.len()+max(0, j.stored-j.next))
+	add(c.whyClass(j.class, now), len(j.clean.all())+max(0, j.stored-j.next))
 	held := inOrder(j.tasks)
 	slices.SortStableFunc(held, func(a, b *task) int { return a.row.NotBefore.Compare(b.row.NotBefore) })
 	for _, t := range held {

@@ -213,7 +213,7 @@ func TestSQLite_PowerCutLosesNothingAcknowledged(t *testing.T) {
 	}
 	rng := rand.New(rand.NewPCG(2, 3))
 	cuts := []int{1, 2, 3, 5, 8, 13, 21, 34}
-	for range 40 {
+	for range 28 {
 		cuts = append(cuts, 1+rng.IntN(whole))
 	}
 	for i, at := range cuts {
