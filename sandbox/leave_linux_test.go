@@ -8,11 +8,12 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestLinux_DaemonDoesNotOutliveIt(t *testing.T) {
 	var dir string
-	python(t, lockHolder+`
+	e := python(t, lockHolder+`
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0: # a daemon's way: no terminal, no parent, no output
@@ -21,9 +22,10 @@ if os.fork() == 0:
         while True: time.sleep(60)
     os._exit(0)
 while not os.path.exists("/spare/rw/ready"): time.sleep(0.01)
-print("ok")`, func(s *Spec) { dir = writable(t, s) }).wantOK(t)
-	if locked(t, dir) {
-		t.Error("the daemon lives")
+print("ok")`, func(s *Spec) { dir = writable(t, s) })
+	e.wantOK(t)
+	if locked(t, dir) || e.Wall > 20*time.Second {
+		t.Errorf("the daemon lived on: %v", e.Wall)
 	}
 }
 

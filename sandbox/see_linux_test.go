@@ -39,7 +39,7 @@ func TestLinux_HidesOtherFoldersOfTheHost(t *testing.T) {
 	file := secret(t)
 	other := t.TempDir()
 	python(t, denied+fmt.Sprintf(`
-for root in ["", "/proc/1/root", "/proc/1/cwd", "/proc/self/root", "/proc/%d/root", "/spare/ro/..", "/spare/ro/link"]:
+for root in ["", "/..", "/../..", "/tmp/../..", "/proc/1/root", "/proc/1/cwd", "/proc/self/root", "/proc/%d/root", "/spare/ro/..", "/spare/ro/link"]:
     for f in [%q, %q]:
         denied(root + f, os.stat, root + f)
 denied("link", open, "/spare/ro/link")

@@ -208,8 +208,8 @@ time.sleep(20)`,
 				return
 			}
 			e.wantCause(t, KilledDisk)
-			if e.Written < 8<<20 || e.Written > 512<<20 {
-				t.Errorf("%d bytes", e.Written)
+			if e.Written < 8<<20 || e.Written > 512<<20 || e.Wall > 15*time.Second {
+				t.Errorf("%d bytes after %v", e.Written, e.Wall)
 			}
 		})
 	}

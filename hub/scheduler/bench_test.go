@@ -58,22 +58,20 @@ func BenchmarkCore_Events(b *testing.B) {
 	turn()
 	result := &spare.Result{}
 	b.ReportAllocs()
-	for i := 0; b.Loop(); {
-		for start := events; events < start+1; i++ {
-			id := ids[i%nodes]
-			if i%nodes == 0 {
-				now = now.Add(time.Second)
-			}
-			mine := held[id]
-			feed(Heartbeat{Node: id, Attempts: mine})
-			if len(mine) > 0 {
-				held[id] = mine[1:]
-				feed(Reported{Node: id, Attempt: mine[0], Outcome: spare.Succeeded, Result: result, Usage: spare.Usage{CPU: time.Second, Wall: time.Second}})
-			}
-			feed(Wanted{Node: id, Run: 1, Prefetch: 1})
-			if pending >= perTurn {
-				turn()
-			}
+	for i := 0; b.Loop(); i++ {
+		id := ids[i%nodes]
+		if i%nodes == 0 {
+			now = now.Add(time.Second)
+		}
+		mine := held[id]
+		feed(Heartbeat{Node: id, Attempts: mine})
+		if len(mine) > 0 {
+			held[id] = mine[1:]
+			feed(Reported{Node: id, Attempt: mine[0], Outcome: spare.Succeeded, Result: result, Usage: spare.Usage{CPU: time.Second, Wall: time.Second}})
+		}
+		feed(Wanted{Node: id, Run: 1, Prefetch: max(0, 1-len(held[id]))})
+		if pending >= perTurn {
+			turn()
 		}
 	}
 	b.ReportMetric(float64(events)/b.Elapsed().Seconds(), "events/s")

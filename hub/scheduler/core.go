@@ -22,6 +22,7 @@ type Core struct {
 	floor      float64 // virtual time of the owner served last
 	ready      int     // leasable tasks
 	hungry     []*node // that want leases, in the order they asked
+	left       []*node // room for rounds
 	dirty      bool    // something changed that could let a lease be granted
 	wake       time.Time
 

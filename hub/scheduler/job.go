@@ -75,9 +75,9 @@ func (l *line) remove(t *task) {
 	l.tasks[l.gone] = nil
 	l.gone++
 	if l.gone == len(l.tasks) || l.gone > 2*(len(l.tasks)-l.gone)+64 {
-		l.tasks = append(l.tasks[:0], l.tasks[l.gone:]...)
-		clear(l.tasks[len(l.tasks):cap(l.tasks)])
-		l.gone = 0
+		left := copy(l.tasks, l.all())
+		clear(l.tasks[left:])
+		l.tasks, l.gone = l.tasks[:left], 0
 	}
 }
 

@@ -46,12 +46,13 @@ func (c *Core) match(now time.Time) {
 
 // rounds gives each hungry node one lease at a time until nobody gets any.
 func (c *Core) rounds(now time.Time, active []*class, prefetch bool) {
-	left := make([]*node, 0, len(c.hungry))
+	left := c.left[:0]
 	for _, n := range c.hungry {
 		if n.open && n.want(prefetch) > 0 {
 			left = append(left, n)
 		}
 	}
+	c.left = left // its room serves the next turns
 	for len(left) > 0 && c.ready > 0 {
 		again := left[:0]
 		for _, n := range left {
