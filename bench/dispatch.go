@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	dispatchTasks   = 5000
+	spareTasks      = 50_000 // enough for some seconds, for each
+	peerTasks       = 5_000
 	dispatchWorkers = 8  // sessions, or consumers
 	dispatchWindow  = 64 // leases that one session holds at once
 	latencyTasks    = 300
@@ -23,6 +24,7 @@ const (
 
 // A dispatched is what one system did with tasks that do nothing.
 type dispatched struct {
+	tasks   float64
 	submit  time.Duration // to put all tasks in, durably
 	work    time.Duration // to hand out, finish and acknowledge all of them, durably
 	latency []time.Duration
@@ -46,8 +48,8 @@ func dispatchRate(ctx context.Context, p place, rec *recorder) error {
 			continue
 		}
 		rows = append(rows, row{v.name, []figure{
-			fig(dispatchTasks/d.work.Seconds(), "tasks/s", "%.0f"),
-			fig(dispatchTasks/(d.submit+d.work).Seconds(), "tasks/s with submission", "%.0f"),
+			fig(d.tasks/d.work.Seconds(), "tasks/s", "%.0f"),
+			fig(d.tasks/(d.submit+d.work).Seconds(), "tasks/s with submission", "%.0f"),
 			fig(ms(quantile(d.latency, 0.5)), "ms p50", "%.2f"),
 			fig(ms(quantile(d.latency, 0.99)), "ms p99", "%.2f"),
 		}})
@@ -57,6 +59,7 @@ func dispatchRate(ctx context.Context, p place, rec *recorder) error {
 }
 
 func dispatchSpare(ctx context.Context, p place) (d dispatched, err error) {
+	d.tasks = spareTasks
 	g, err := grid.New(p.bin, filepath.Join(p.out, "logs"))
 	if err != nil {
 		return d, err
@@ -81,7 +84,7 @@ func dispatchSpare(ctx context.Context, p place) (d dispatched, err error) {
 		return d, g.Explain(err)
 	}
 	began := time.Now()
-	id, err := cutJob(ctx, g, dispatchTasks)
+	id, err := cutJob(ctx, g, spareTasks)
 	if err != nil {
 		return d, g.Explain(err)
 	}
@@ -91,7 +94,7 @@ func dispatchSpare(ctx context.Context, p place) (d dispatched, err error) {
 		return d, g.Explain(err)
 	}
 	defer f.close()
-	if d.work, err = f.drain(ctx, dispatchWindow, dispatchTasks); err != nil {
+	if d.work, err = f.drain(ctx, dispatchWindow, spareTasks); err != nil {
 		return d, g.Explain(err)
 	}
 	return d, g.Explain(complete(ctx, g, id))

@@ -41,6 +41,7 @@ func serveNATS(dir, address string) {
 // dispatchNATS runs the tasks through a JetStream work queue that syncs before it
 // acknowledges. The server is a process of its own, as Spare's hub is.
 func dispatchNATS(ctx context.Context, _ place) (d dispatched, err error) {
+	d.tasks = peerTasks
 	dir, err := os.MkdirTemp("", "spare-bench-")
 	if err != nil {
 		return d, err
@@ -73,8 +74,8 @@ func dispatchNATS(ctx context.Context, _ place) (d dispatched, err error) {
 		return d, err
 	}
 	began := time.Now()
-	for range dispatchTasks {
-		if _, err := js.PublishAsync("task.x", payload); err != nil {
+	for range peerTasks {
+		if _, err := js.PublishAsync("task.x", payload, jetstream.WithStallWait(time.Minute)); err != nil {
 			return d, err
 		}
 	}
@@ -171,7 +172,7 @@ func natsDrain(ctx context.Context, url string) (time.Duration, error) {
 			slots <- struct{}{}
 			go func() {
 				defer func() { <-slots }()
-				if m.DoubleAck(ctx) == nil && accepted.Add(1) == dispatchTasks {
+				if m.DoubleAck(ctx) == nil && accepted.Add(1) == peerTasks {
 					once.Do(func() { close(finished) })
 				}
 			}()
@@ -185,6 +186,6 @@ func natsDrain(ctx context.Context, url string) (time.Duration, error) {
 	case <-finished:
 		return time.Since(began), nil
 	case <-ctx.Done():
-		return 0, fmt.Errorf("%d of %d tasks done: %w", accepted.Load(), dispatchTasks, ctx.Err())
+		return 0, fmt.Errorf("%d of %d tasks done: %w", accepted.Load(), peerTasks, ctx.Err())
 	}
 }

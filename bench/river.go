@@ -27,10 +27,17 @@ func (riverTask) Kind() string { return "nothing" }
 
 type riverWorker struct {
 	river.WorkerDefaults[riverTask]
+	began chan<- time.Time // of tasks that somebody waits for
 }
 
-// Work does nothing.
-func (riverWorker) Work(context.Context, *river.Job[riverTask]) error { return nil }
+// Work does nothing but say when.
+func (w riverWorker) Work(context.Context, *river.Job[riverTask]) error {
+	select {
+	case w.began <- time.Now():
+	default:
+	}
+	return nil
+}
 
 const (
 	riverWorkers = 100
@@ -40,6 +47,7 @@ const (
 // dispatchRiver runs the tasks through River on SQLite with the same durability. It is a
 // library, so queue and workers are one process.
 func dispatchRiver(ctx context.Context, p place) (d dispatched, err error) {
+	d.tasks = peerTasks
 	dir, err := os.MkdirTemp("", "spare-bench-")
 	if err != nil {
 		return d, err
@@ -61,7 +69,8 @@ func dispatchRiver(ctx context.Context, p place) (d dispatched, err error) {
 		return d, err
 	}
 	workers := river.NewWorkers()
-	river.AddWorker(workers, riverWorker{})
+	started := make(chan time.Time)
+	river.AddWorker(workers, riverWorker{began: started})
 	queue, err := river.NewClient(driver, &river.Config{
 		Workers: workers, Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: riverWorkers}},
 		// Far below the defaults, to its advantage.
@@ -71,7 +80,7 @@ func dispatchRiver(ctx context.Context, p place) (d dispatched, err error) {
 	if err != nil {
 		return d, err
 	}
-	done, unsubscribe := queue.SubscribeConfig(&river.SubscribeConfig{Kinds: []river.EventKind{river.EventKindJobCompleted}, ChanSize: 2 * dispatchTasks})
+	done, unsubscribe := queue.SubscribeConfig(&river.SubscribeConfig{Kinds: []river.EventKind{river.EventKindJobCompleted}, ChanSize: 2 * peerTasks})
 	defer unsubscribe()
 	payload := riverTask{Payload: strings.Repeat("x", payloadBytes)}
 
@@ -82,7 +91,7 @@ func dispatchRiver(ctx context.Context, p place) (d dispatched, err error) {
 	if err := queue.Start(ctx); err != nil {
 		return d, err
 	}
-	for range dispatchTasks {
+	for range peerTasks {
 		if err := next(ctx, done); err != nil {
 			return d, err
 		}
@@ -93,17 +102,22 @@ func dispatchRiver(ctx context.Context, p place) (d dispatched, err error) {
 		if _, err := queue.Insert(ctx, payload, nil); err != nil {
 			return d, err
 		}
+		select {
+		case at := <-started:
+			d.latency = append(d.latency, at.Sub(began))
+		case <-ctx.Done():
+			return d, ctx.Err()
+		}
 		if err := next(ctx, done); err != nil {
 			return d, err
 		}
-		d.latency = append(d.latency, time.Since(began))
 	}
 	return d, queue.Stop(ctx)
 }
 
 func riverSubmit[T any](ctx context.Context, queue *river.Client[T], payload riverTask) (time.Duration, error) {
 	began := time.Now()
-	for range dispatchTasks / riverBatch {
+	for range peerTasks / riverBatch {
 		batch := make([]river.InsertManyParams, riverBatch)
 		for i := range batch {
 			batch[i] = river.InsertManyParams{Args: payload}

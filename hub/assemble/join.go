@@ -88,6 +88,9 @@ func (f *film) listParts(ctx context.Context, d folder) error {
 	if err != nil {
 		return err
 	}
+	if len(first.Video()) == 0 {
+		return fmt.Errorf("%s of chunk %d has no video track", f.name, f.parts[0].chunk)
+	}
 	f.parts[0].rotated = first.Video()[0].Rotation
 	return f.alike()
 }

@@ -1,6 +1,7 @@
 package assemble
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -106,7 +107,7 @@ func (f *film) newGrid(byChunk map[int]*piece) error {
 	return nil
 }
 
-// lost says which chunk does not have its segment's frames.
+// lost says which chunk does not have its segment's frames. It never returns nil.
 func (f *film) lost(byChunk map[int]*piece) error {
 	for k, s := range f.notes.Segments {
 		p := byChunk[k]
@@ -117,7 +118,7 @@ func (f *film) lost(byChunk map[int]*piece) error {
 			return fmt.Errorf("chunk %d has %d frames and its segment %d", k, len(p.pts), s.Frames)
 		}
 	}
-	return nil
+	return errors.New("its frames are neither where the source's are nor evenly spaced at another rate")
 }
 
 func (f *film) sourceFrame() float64 {

@@ -28,7 +28,7 @@ type videoConfig struct {
 
 const (
 	defaultSegmentSeconds = 10
-	maxSegments           = 100_000
+	maxSegments           = 10_000 // their numbers go to ffmpeg in one argument of at most 128 KiB
 )
 
 func (video) ConfigSchema() []byte {
@@ -39,7 +39,7 @@ func (video) ConfigSchema() []byte {
   "type": "object",
   "properties": {
     "segment_seconds": {"type": "number", "minimum": 0.1, "maximum": 86400, "default": 10, "title": "Segment length", "description": "Seconds of film per segment. Segments begin at keyframes, so they may be longer."},
-    "segments": {"type": "integer", "minimum": 1, "maximum": 100000, "title": "Segments", "description": "How many segments to make, instead of a length. There may be fewer where the film has fewer keyframes."}
+    "segments": {"type": "integer", "minimum": 1, "maximum": 10000, "title": "Segments", "description": "How many segments to make, instead of a length. There may be fewer where the film has fewer keyframes."}
   },
   "not": {"required": ["segment_seconds", "segments"]},
   "additionalProperties": false

@@ -208,7 +208,7 @@ func (c *Core) dequeue(t *task) {
 
 // window is how many waiting tasks of one job are held.
 func (c *Core) window() int {
-	return max(256, min(c.cfg.Window, maxWindows/max(1, len(c.jobs))))
+	return min(c.cfg.Window, max(256, maxWindows/max(1, len(c.jobs))))
 }
 
 // addTasks takes tasks fresh from the partition, while they fit. One that is left out

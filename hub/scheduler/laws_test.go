@@ -432,7 +432,7 @@ func TestScheduler_NodeBacksOffFromOneAppOnly(t *testing.T) {
 func TestScheduler_SmallJobIsNotStarved(t *testing.T) {
 	for name, owner := range map[string]string{"of another owner": "bob", "of the same owner": "ann"} {
 		t.Run(name, func(t *testing.T) {
-			g := newGrid(t, Config{})
+			g := newGrid(t, Config{Window: 16})
 			g.open("big", "ann", 1000)
 			g.up("a")
 			for range 50 {
@@ -451,9 +451,9 @@ func TestScheduler_SmallJobIsNotStarved(t *testing.T) {
 }
 
 func TestScheduler_OwnersShareByCPUSeconds(t *testing.T) {
-	g := newGrid(t, Config{})
-	g.open("short", "ann", 1000)
-	g.open("long", "bob", 1000)
+	g := newGrid(t, Config{Window: 16})
+	g.open("short", "ann", 400)
+	g.open("long", "bob", 400)
 	g.up("a")
 	used := map[spare.JobID]time.Duration{}
 	for range 400 {

@@ -33,7 +33,7 @@ type world struct {
 
 func newWorld(t tb) *world {
 	w := &world{
-		grid:    newGrid(t, Config{Window: 256, BackoffBase: time.Second}),
+		grid:    newGrid(t, Config{Window: 16, BackoffBase: time.Second}),
 		started: map[spare.AttemptID]string{}, done: map[spare.TaskID]bool{},
 	}
 	for i := range 4 {
@@ -221,7 +221,7 @@ func (w *world) addJob(t *rapid.T) {
 		ev.Needs.Tools = []string{"ffmpeg:libx265"}
 	}
 	w.njobs++
-	ev.Total = rapid.SampledFrom([]int{0, 1, 2, 5, 20, 600}).Draw(t, "chunks")
+	ev.Total = rapid.SampledFrom([]int{0, 1, 2, 5, 20, 60}).Draw(t, "chunks")
 	if rapid.Bool().Draw(t, "stored") {
 		w.openWith(ev, ev.Total)
 		w.settle(w.log)
@@ -237,7 +237,7 @@ func (w *world) stream(t *rapid.T, ev JobOpened) {
 	w.openWith(ev, 0)
 	for at := 0; at < total && w.ended[ev.Job] == ""; {
 		var piece []spare.Task
-		for range rapid.IntRange(1, 300).Draw(t, "piece") {
+		for range rapid.IntRange(1, 30).Draw(t, "piece") {
 			if at == total {
 				break
 			}

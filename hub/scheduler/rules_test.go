@@ -94,7 +94,7 @@ func TestScheduler_NodesTakeTurns(t *testing.T) {
 }
 
 func TestScheduler_OwnerWhoWasAwayDoesNotCatchUp(t *testing.T) {
-	g := newGrid(t, Config{})
+	g := newGrid(t, Config{Window: 16})
 	run := func() spare.JobID {
 		l := g.one("a")
 		g.reportAs(Reported{Node: nodeID("a"), Attempt: l.Attempt.ID, Outcome: spare.Succeeded, Usage: spare.Usage{CPU: time.Second}})
@@ -102,7 +102,7 @@ func TestScheduler_OwnerWhoWasAwayDoesNotCatchUp(t *testing.T) {
 	}
 	g.up("a")
 	g.open("b0", "bob", 1)
-	g.open("a0", "ann", 1000)
+	g.open("a0", "ann", 400)
 	g.open("keeps bob known", "bob", 0)
 	g.openWith(JobOpened{Job: "b-never", App: "app", Owner: "bob", Pool: "nowhere", Total: 1}, 1)
 	for range 300 {
@@ -212,9 +212,9 @@ func TestScheduler_AbortCancelsWhatRuns(t *testing.T) {
 }
 
 func TestScheduler_WindowBoundsMemory(t *testing.T) {
-	g := newGrid(t, Config{Window: 300})
+	g := newGrid(t, Config{Window: 50})
 	g.up("a")
-	g.open("j", "ann", 2000)
+	g.open("j", "ann", 500)
 	most := 0
 	for g.ended["j"] == "" {
 		for _, l := range g.want("a", 50, 0) {
@@ -225,8 +225,8 @@ func TestScheduler_WindowBoundsMemory(t *testing.T) {
 		}
 		g.turn()
 	}
-	if most > 400 || len(g.doneBy) != 2000 {
-		t.Errorf("%d of 2000 tasks were held at once, %d done", most, len(g.doneBy))
+	if most > 101 || len(g.doneBy) != 500 {
+		t.Errorf("%d of 500 tasks were held at once, %d done", most, len(g.doneBy))
 	}
 }
 
@@ -393,7 +393,7 @@ func TestScore_IsTheLowerEndOfTheInterval(t *testing.T) {
 }
 
 func TestRecord_ForgetsExponentially(t *testing.T) {
-	g := newGrid(t, Config{})
+	g := newGrid(t, Config{Window: 16})
 	g.open("j", "ann", 600)
 	g.up("a")
 	g.report("a", g.one("a").Attempt.ID, spare.Preempted)
