@@ -49,7 +49,7 @@ func (h *Hub) wire(ctx context.Context) error {
 	h.handler, err = api.New(api.Config{
 		Store: h.store, Blobs: h.blobs, Catalog: h.catalog, Jobs: jobs{h}, Nodes: h.gateway, Sources: fetcher,
 		Events: h.events, Secret: secret, Uploads: h.folder("uploads"), Log: opt.Log, HubName: opt.Name,
-		Ready: func() error { return nil },
+		Ready: func() error { return nil }, Room: h.blobs.Room,
 	})
 	if err != nil {
 		return err

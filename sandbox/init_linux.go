@@ -23,6 +23,11 @@ func Init() {
 	}
 }
 
+// The first process need not wait for the packages that are initialised after this one:
+// in a large program they cost more than the walls do. A program that does not import
+// this package early still has its call of Init.
+func init() { Init() }
+
 // first is the life of the first process. It stays as the sandbox's init: it collects
 // every orphan, watches memory and processor time, and ends all when the program ends,
 // when the parent says so, or when the parent is gone.

@@ -73,39 +73,59 @@ type tree struct {
 	folder bool
 }
 
-// trees clones all that the new root shows of the host. They are taken before anything
-// is mounted, so that no mount of ours can hide one.
-func trees(mounts []order) ([]tree, error) {
-	var all []tree
-	add := func(name, target string, attr uint64) error {
-		info, err := os.Stat(name)
-		if err != nil {
-			return nil // this system has none
+// systemTrees clones all that the new root shows of the host's system. They, and those
+// of the mounts, are taken before anything is mounted: no mount of ours can hide one.
+// Their attributes are set later, all at once.
+func systemTrees() ([]tree, error) {
+	all := make([]tree, 0, 64)
+	add := func(name string) error {
+		t := tree{target: name}
+		var err error
+		t.fd, err = unix.OpenTree(unix.AT_FDCWD, "/"+name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		if err == unix.ENOENT || err == unix.ENOTDIR { // this system has none
+			return nil
 		}
-		fd, err := cloneTree(name, attr)
-		if err != nil {
-			return fmt.Errorf("mount %s: %w", name, err)
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Fstat(t.fd, &st)
 		}
-		all = append(all, tree{fd: fd, target: target, folder: info.IsDir()})
+		if err != nil {
+			return fmt.Errorf("mount /%s: %w", name, err)
+		}
+		t.folder = st.Mode&unix.S_IFMT == unix.S_IFDIR
+		all = append(all, t)
 		return nil
 	}
 	for _, dir := range systemFolders {
-		if info, err := os.Lstat("/" + dir); err != nil || !info.IsDir() {
-			continue
+		if isLink("/" + dir) {
+			continue // skeleton makes it anew
 		}
-		if err := add("/"+dir, dir, treeAttr(false)); err != nil {
+		if err := add(dir); err != nil {
 			return nil, err
 		}
 	}
 	for _, file := range etcFiles {
-		if err := add("/etc/"+file, "etc/"+file, treeAttr(false)); err != nil {
+		if err := add("etc/" + file); err != nil {
 			return nil, err
 		}
 	}
+	return all, nil
+}
+
+func isLink(name string) bool {
+	_, err := os.Readlink(name)
+	return err == nil
+}
+
+// ownTrees clones the devices and the mounts, with their attributes.
+func ownTrees(mounts []order) ([]tree, error) {
+	var all []tree
 	for _, dev := range devices {
-		if err := add("/dev/"+dev, "dev/"+dev, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC); err != nil {
-			return nil, err
+		fd, err := cloneTree("/dev/"+dev, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC)
+		if err != nil {
+			return nil, fmt.Errorf("mount /dev/%s: %w", dev, err)
 		}
+		all = append(all, tree{fd: fd, target: "dev/" + dev})
 	}
 	for _, m := range mounts {
 		t := tree{fd: m.FD, target: strings.TrimPrefix(m.Inner, "/"), folder: m.Folder}
@@ -125,7 +145,11 @@ func buildRoot(mounts []order, tmp int64) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
-	all, err := trees(mounts)
+	system, err := systemTrees()
+	if err != nil {
+		return err
+	}
+	own, err := ownTrees(mounts)
 	if err != nil {
 		return err
 	}
@@ -133,16 +157,24 @@ func buildRoot(mounts []order, tmp int64) error {
 	if err := unix.Mount("tmpfs", "/usr", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=1m"); err != nil {
 		return fmt.Errorf("mount the new root: %w", err)
 	}
-	if err := os.Chdir("/usr"); err != nil {
+	if err := unix.Chdir("/usr"); err != nil {
 		return err
 	}
 	if err := skeleton(); err != nil {
 		return err
 	}
-	for _, t := range all {
-		if err := t.attach(); err != nil {
-			return fmt.Errorf("mount /%s: %w", t.target, err)
-		}
+	if err := attach(system); err != nil {
+		return err
+	}
+	// Everything of the system at once, below included; the root itself when it is full.
+	if err := unix.MountSetattr(unix.AT_FDCWD, ".", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: treeAttr(false), Propagation: unix.MS_PRIVATE}); err != nil {
+		return fmt.Errorf("make the system folders read-only: %w", err)
+	}
+	if err := unix.MountSetattr(unix.AT_FDCWD, ".", 0, &unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return fmt.Errorf("fill the root: %w", err)
+	}
+	if err := attach(own); err != nil {
+		return err
 	}
 	if err := kernelFolders(tmp); err != nil {
 		return err
@@ -153,7 +185,7 @@ func buildRoot(mounts []order, tmp int64) error {
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("let go of the old root: %w", err)
 	}
-	if err := os.Chdir("/"); err != nil {
+	if err := unix.Chdir("/"); err != nil {
 		return err
 	}
 	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &unix.MountAttr{Attr_set: treeAttr(false)}); err != nil {
@@ -164,21 +196,21 @@ func buildRoot(mounts []order, tmp int64) error {
 
 // skeleton makes the new root's own folders, links and texts, in the working folder.
 func skeleton() error {
-	for _, dir := range []string{"dev/shm", "etc", "proc", "tmp", "var", "run"} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
+	for _, dir := range []string{"dev", "dev/shm", "etc", "proc", "tmp", "var", "run"} {
+		if err := unix.Mkdir(dir, 0o755); err != nil {
+			return fmt.Errorf("make /%s: %w", dir, err)
 		}
 	}
 	for _, dir := range systemFolders {
 		if to, err := os.Readlink("/" + dir); err == nil {
-			if err := os.Symlink(to, dir); err != nil {
-				return err
+			if err := unix.Symlink(to, dir); err != nil {
+				return fmt.Errorf("link /%s: %w", dir, err)
 			}
 		}
 	}
 	for name, to := range devLinks {
-		if err := os.Symlink(to, path.Join("dev", name)); err != nil {
-			return err
+		if err := unix.Symlink(to, "dev/"+name); err != nil {
+			return fmt.Errorf("link /dev/%s: %w", name, err)
 		}
 	}
 	for name, text := range etcTexts {
@@ -186,26 +218,45 @@ func skeleton() error {
 			return err
 		}
 	}
-	return errors.Join(os.Symlink("/proc/mounts", "etc/mtab"), os.Symlink("/tmp", "var/tmp"))
+	return errors.Join(unix.Symlink("/proc/mounts", "etc/mtab"), unix.Symlink("/tmp", "var/tmp"))
 }
 
-func (t tree) attach() error {
-	if err := t.place(); err != nil {
-		return err
+func attach(all []tree) error {
+	for _, t := range all {
+		err := t.place()
+		if err == nil {
+			err = unix.MoveMount(t.fd, "", unix.AT_FDCWD, t.target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		}
+		if err := errors.Join(err, unix.Close(t.fd)); err != nil {
+			return fmt.Errorf("mount /%s: %w", t.target, err)
+		}
 	}
-	err := unix.MoveMount(t.fd, "", unix.AT_FDCWD, t.target, unix.MOVE_MOUNT_F_EMPTY_PATH)
-	return errors.Join(err, unix.Close(t.fd))
+	return nil
 }
 
 // place makes what the tree is mounted on.
 func (t tree) place() error {
-	if t.folder {
-		return os.MkdirAll(t.target, 0o755)
+	err := t.make()
+	if err == unix.ENOENT {
+		if err = os.MkdirAll(path.Dir(t.target), 0o755); err == nil {
+			err = t.make()
+		}
 	}
-	if err := os.MkdirAll(path.Dir(t.target), 0o755); err != nil {
+	if err == unix.EEXIST { // a text of our own that the host's file takes the place of, or a mount's parent
+		return nil
+	}
+	return err
+}
+
+func (t tree) make() error {
+	if t.folder {
+		return unix.Mkdir(t.target, 0o755)
+	}
+	fd, err := unix.Open(t.target, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
+	if err != nil {
 		return err
 	}
-	return writeFile(t.target, "")
+	return unix.Close(fd)
 }
 
 // writeFile does what os.WriteFile does without the poller, which the first process
@@ -238,13 +289,13 @@ func kernelFolders(tmp int64) error {
 	if err := writeFile("proc/sys/user/max_user_namespaces", "0"); err != nil {
 		return fmt.Errorf("close user namespaces: %w", err)
 	}
-	for _, name := range []string{"sys", "irq", "bus", "fs"} {
-		if err := cover("proc/"+name, "proc/"+name, treeAttr(false)|unix.MOUNT_ATTR_NOEXEC); err != nil {
+	for _, name := range []string{"proc/sys", "proc/irq", "proc/bus", "proc/fs"} {
+		if err := cover(name, name, treeAttr(false)|unix.MOUNT_ATTR_NOEXEC); err != nil {
 			return err
 		}
 	}
 	for _, name := range procMasked {
-		if err := cover("dev/null", "proc/"+name, treeAttr(false)&^unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC); err != nil {
+		if err := cover("dev/null", "proc/"+name, 0); err != nil {
 			return err
 		}
 	}
@@ -253,15 +304,18 @@ func kernelFolders(tmp int64) error {
 
 // cover mounts a copy of one path over another, if that exists.
 func cover(name, over string, attr uint64) error {
-	if _, err := os.Lstat(over); err != nil {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, name, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err == unix.ENOENT {
 		return nil
 	}
-	fd, err := cloneTree(name, attr)
-	if err != nil {
-		return fmt.Errorf("cover /%s: %w", over, err)
+	if err == nil && attr != 0 {
+		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: attr})
 	}
-	err = unix.MoveMount(fd, "", unix.AT_FDCWD, over, unix.MOVE_MOUNT_F_EMPTY_PATH)
-	if err := errors.Join(err, unix.Close(fd)); err != nil {
+	if err == nil {
+		err = unix.MoveMount(fd, "", unix.AT_FDCWD, over, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		_ = unix.Close(fd)
+	}
+	if err != nil && err != unix.ENOENT {
 		return fmt.Errorf("cover /%s: %w", over, err)
 	}
 	return nil

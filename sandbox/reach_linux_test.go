@@ -98,7 +98,7 @@ for l in open("/proc/self/mounts"):
     if "nosuid" not in options: bad.append(at + " without nosuid")
     device = at.startswith("/dev/") and kind == "devtmpfs" or at.startswith("/proc/")
     if "nodev" not in options and not device and at not in ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]: bad.append(at + " without nodev")
-    if "ro" not in options and at not in ["/tmp", "/dev/shm", "/proc", "/spare/rw"] and not at.startswith("/dev/"): bad.append(at + " writable")
+    if "ro" not in options and at not in ["/tmp", "/dev/shm", "/proc", "/spare/rw"] and kind != "devtmpfs": bad.append(at + " writable")
     covered.discard(at)
 bad += [at for at in covered if os.path.isdir(at)]
 finish()`, func(s *Spec) { s.Mounts = []Mount{{Host: t.TempDir(), Inner: "/spare/rw", Writable: true}} }).wantOK(t)

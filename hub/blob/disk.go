@@ -148,8 +148,8 @@ func (d *Disk) Path(digest spare.Digest) string {
 
 func (d *Disk) tmp() string { return filepath.Join(d.root, tmpDir) }
 
-// room reports ErrFull if n more bytes would not leave minFree.
-func (d *Disk) room(n int64) error {
+// Room reports ErrFull if n more bytes would not leave minFree.
+func (d *Disk) Room(n int64) error {
 	if d.minFree <= 0 {
 		return nil
 	}

@@ -39,7 +39,7 @@ func (d *Disk) Partial(digest spare.Digest, size int64) (Writer, error) {
 	if err := p.open(); err != nil {
 		return nil, err
 	}
-	if err := d.room(size - p.offset); err != nil {
+	if err := d.Room(size - p.offset); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
@@ -131,7 +131,7 @@ func (p *partial) Write(b []byte) (int, error) {
 		return 0, fmt.Errorf("blob %s: more than the %d bytes announced: %w", p.digest.Short(), p.size, ErrMismatch)
 	}
 	if p.offset+int64(len(b))-p.checked > roomEvery {
-		if err := p.d.room(int64(len(b))); err != nil {
+		if err := p.d.Room(int64(len(b))); err != nil {
 			return 0, err
 		}
 		p.checked = p.offset

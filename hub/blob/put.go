@@ -22,7 +22,7 @@ const (
 // Put stores all that r gives. The blob is durable when Put returns; after an error
 // nothing of it is left.
 func (d *Disk) Put(ctx context.Context, r io.Reader) (spare.Digest, int64, error) {
-	if err := d.room(0); err != nil {
+	if err := d.Room(0); err != nil {
 		return "", 0, err
 	}
 	f, err := os.CreateTemp(d.tmp(), "put-*")
@@ -149,7 +149,7 @@ func (d *Disk) copy(ctx context.Context, f *os.File, sum hash.Hash, r io.Reader)
 		n, err := src.Read(buf)
 		if n > 0 {
 			if size+int64(n)-checked > roomEvery {
-				if err := d.room(roomEvery); err != nil {
+				if err := d.Room(roomEvery); err != nil {
 					return size, err
 				}
 				checked = size

@@ -236,17 +236,23 @@ func (c *Core) refilled(now time.Time, ev Refilled) {
 	if j == nil || j.refill == nil || j.refill.From != ev.From {
 		return
 	}
+	spot := ev.From != j.next // only this chunk was asked for
 	j.refill = nil
+	if spot && (len(ev.Tasks) == 0 || ev.Tasks[0].Chunk != ev.From) {
+		j.ahead[ev.From] = true
+	}
 	for _, row := range ev.Tasks {
-		if row.Chunk < j.next || row.State.Final() {
+		if row.Chunk < j.next || row.State.Final() || (spot && row.Chunk != ev.From) {
 			continue
 		}
 		if j.tasks[row.Chunk] == nil && !j.ahead[row.Chunk] {
 			c.hold(now, j, row)
 		}
-		j.next = row.Chunk + 1
+		if !spot {
+			j.next = row.Chunk + 1
+		}
 	}
-	if len(ev.Tasks) < ev.Limit {
+	if !spot && len(ev.Tasks) < ev.Limit {
 		j.next = max(j.next, j.asked)
 	}
 	for chunk := range j.ahead {
@@ -269,6 +275,15 @@ func (c *Core) sealJob(ev JobSealed) {
 		j.total = ev.Total
 		j.stored = max(j.stored, ev.Total)
 		c.refillOrEnd(j)
+	}
+}
+
+// park keeps a report whose task is not read yet, and asks for that task.
+func (c *Core) park(j *job, chunk int, ev Reported) {
+	j.parked = append(j.parked, ev)
+	if j.refill == nil {
+		j.refill, j.asked = &Refill{Job: j.id, From: chunk, Limit: 1}, j.stored
+		c.decide(*j.refill)
 	}
 }
 

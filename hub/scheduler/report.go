@@ -29,7 +29,7 @@ func (c *Core) reported(now time.Time, ev Reported) {
 		case chunk >= j.stored:
 			refuse("not known here")
 		case chunk >= j.next && !j.ahead[chunk]:
-			j.parked = append(j.parked, ev) // answered once its task is read
+			c.park(j, chunk, ev) // answered once its task is read
 		default:
 			refuse("another result was accepted")
 		}

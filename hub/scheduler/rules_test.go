@@ -463,3 +463,27 @@ func TestScheduler_SlowStoreBringsNoTaskBack(t *testing.T) {
 		t.Fatalf("a got %v, want only the other chunk", got)
 	}
 }
+
+func TestScheduler_LateReportOfATaskBeyondTheWindowIsTaken(t *testing.T) {
+	g := newGrid(t, Config{Window: 8})
+	g.open("j", "ann", 30)
+	g.up("a")
+	held := g.want("a", 20, 0)
+	for len(held) < 20 {
+		held = append(held, g.grants(g.turn(), "a")...)
+	}
+	g.core.Apply(g.now, NodeDown{Node: nodeID("a")})
+	g.pass(10 * time.Second) // all are lost
+	g.restart()              // and only the first few are read again
+	last := held[len(held)-1]
+	if g.core.jobs["j"].tasks[last.Task.Chunk] != nil {
+		t.Fatalf("chunk %d is held: the window does not test this", last.Task.Chunk)
+	}
+	g.report("a", last.Attempt.ID, spare.Succeeded)
+	if g.tasks[last.Task.ID].State != spare.TaskDone {
+		t.Fatalf("task %+v", g.tasks[last.Task.ID])
+	}
+	if ack, _ := g.report("a", last.Attempt.ID, spare.Succeeded); ack.Taken || ack.Reason == "" {
+		t.Fatalf("the same again got %+v", ack)
+	}
+}
