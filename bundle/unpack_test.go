@@ -20,8 +20,12 @@ import (
 
 func TestUnpack_ReadsEveryForm(t *testing.T) {
 	items := []item{
-		{name: "./", kind: tar.TypeDir}, {name: "./app/", kind: tar.TypeDir, mode: 0o700}, {name: "./app/main.py", text: "print(1)"},
-		{name: "run.sh", text: "#!/bin/sh", mode: 0o755}, {name: "empty/", kind: tar.TypeDir}, {name: "deep/er/f", text: "f"},
+		{name: "./", kind: tar.TypeDir},
+		{name: "./app/", kind: tar.TypeDir, mode: 0o700},
+		{name: "./app/main.py", text: "print(1)"},
+		{name: "run.sh", text: "#!/bin/sh", mode: 0o755},
+		{name: "empty/", kind: tar.TypeDir},
+		{name: "deep/er/f", text: "f"},
 	}
 	want := map[string]string{"app/main.py": "print(1)", "run.sh*": "#!/bin/sh", "deep/er/f": "f"}
 	for form, pack := range forms {

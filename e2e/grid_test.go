@@ -118,7 +118,7 @@ func (g *grid) start(program string, args ...string) *process {
 		g.t.Fatal(err)
 	}
 	go func() {
-		p.cmd.Wait() //nolint:errcheck // how it ended is in ProcessState
+		_ = p.cmd.Wait() // how it ended is in ProcessState
 		close(p.done)
 	}()
 	return p

@@ -251,7 +251,7 @@ func overlay(base, over json.RawMessage) (json.RawMessage, error) {
 	}
 	var merged, own map[string]json.RawMessage
 	if err := json.Unmarshal(base, &merged); err != nil {
-		return nil, fmt.Errorf("App parameters: %w", err)
+		return nil, fmt.Errorf("the App's parameters: %w", err)
 	}
 	if err := json.Unmarshal(over, &own); err != nil {
 		return nil, fmt.Errorf("the chunk's parameters: %w", err)
