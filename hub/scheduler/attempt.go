@@ -61,6 +61,7 @@ func (c *Core) grant(now time.Time, n *node, t *task, prefetch bool) {
 		c.granted = append(c.granted, n)
 	}
 	n.granted = append(n.granted, Leased{Attempt: a.row, Task: t.row})
+	c.refillOrEnd(t.job)
 }
 
 // begin makes an attempt live, until row.Expires.
