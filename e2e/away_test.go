@@ -109,8 +109,10 @@ func (g *grid) large(name string, size int) (path string, content []byte) {
 }
 
 func TestHub_KilledDuringUploadRunAndDownloadItsUserGetsTheResult(t *testing.T) {
+	t.Parallel()
 	for _, direction := range []string{"upload", "download"} {
 		t.Run(direction, func(t *testing.T) {
+			t.Parallel()
 			g := newGrid(t)
 			g.app("echo", "passthrough", "passthrough", echo)
 			g.addNodes("a")
@@ -146,6 +148,7 @@ func TestHub_KilledDuringUploadRunAndDownloadItsUserGetsTheResult(t *testing.T) 
 }
 
 func TestHub_WithAFullDiskSaysSoAndLosesNothing(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.app("echo", "passthrough", "passthrough", "import time\ntime.sleep(3)\n"+echo)
 	g.addNodes("a")
@@ -182,6 +185,7 @@ func TestHub_WithAFullDiskSaysSoAndLosesNothing(t *testing.T) {
 }
 
 func TestSpareRun_InterruptedWithoutATerminalDetachesAndSaysHowToFollow(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.app("slow", "passthrough", "passthrough", strings.Replace(slow, "%s", "4", 1))
 	g.addNodes("a")

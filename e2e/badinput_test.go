@@ -32,6 +32,7 @@ func (g *grid) refused(want []string, program string, args ...string) {
 }
 
 func TestBadInput_NamesThatDoNotExistComeWithTheNearest(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	in := g.file("in.txt", "x\n")
 	out := t.TempDir()
@@ -52,6 +53,7 @@ func TestBadInput_NamesThatDoNotExistComeWithTheNearest(t *testing.T) {
 }
 
 func TestBadInput_Tickets(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	ticket := func(more ...string) string {
 		lines := strings.Split(strings.TrimSpace(g.must("spare-hub", append([]string{"ticket", "--data", g.path("hub")}, more...)...)), "\n")
@@ -91,6 +93,7 @@ func TestBadInput_Tickets(t *testing.T) {
 }
 
 func TestBadInput_HubThatIsNotThere(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.stop("hub", g.hub)
 	g.hub = nil
@@ -99,12 +102,14 @@ func TestBadInput_HubThatIsNotThere(t *testing.T) {
 }
 
 func TestBadInput_PortInUse(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.refused([]string{g.httpAt, "in use", "--http"}, "spare-hub", "serve", "--data", t.TempDir(), "--http", g.httpAt, "--nodes", freePort(t, "udp"))
 	g.refused([]string{g.nodesAt, "in use", "--nodes"}, "spare-hub", "serve", "--data", t.TempDir(), "--http", freePort(t, "tcp"), "--nodes", g.nodesAt)
 }
 
 func TestBadInput_DataFolderInUseOrNewer(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.refused([]string{g.path("hub"), "in use by another process"}, "spare-hub", "serve", "--data", g.path("hub"), "--http", freePort(t, "tcp"), "--nodes", freePort(t, "udp"))
 	g.addNodes("a")
@@ -118,6 +123,7 @@ func TestBadInput_DataFolderInUseOrNewer(t *testing.T) {
 }
 
 func TestBadInput_TwoNodesWithTheSameKeyTheOlderIsToldWhy(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.join("a")
 	g.must("cp", "-a", g.path("a"), g.path("twin"))
@@ -141,6 +147,7 @@ func TestBadInput_TwoNodesWithTheSameKeyTheOlderIsToldWhy(t *testing.T) {
 }
 
 func TestBadInput_NothingThatIsNoVideoIsTranscoded(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.addNodes("a")
 	for name, c := range map[string]struct{ content, want string }{
@@ -156,6 +163,7 @@ func TestBadInput_NothingThatIsNoVideoIsTranscoded(t *testing.T) {
 }
 
 func TestBadInput_AppArchivesThatWouldDoHarm(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	dir := g.path("evil")
 	if err := os.MkdirAll(filepath.Join(dir, "app"), 0o755); err != nil {
@@ -180,6 +188,7 @@ func TestBadInput_AppArchivesThatWouldDoHarm(t *testing.T) {
 }
 
 func TestWaiting_SaysWhichToolIsMissing(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	// A node whose PATH holds no ffmpeg cannot exist beside the system's own: what the
 	// job needs is therefore an encoder that no ffmpeg has.

@@ -14,6 +14,7 @@ import (
 )
 
 func TestSpareRun_MontecarloOnThreeNodes(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.addNodes("a", "b", "c")
 	out := t.TempDir()
@@ -45,6 +46,7 @@ func TestSpareRun_MontecarloOnThreeNodes(t *testing.T) {
 }
 
 func TestSpareRun_HelloWorldAsAnOrdinaryUserMeetsIt(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.addNodes("a")
 	out := t.TempDir()
@@ -59,6 +61,7 @@ func TestSpareRun_HelloWorldAsAnOrdinaryUserMeetsIt(t *testing.T) {
 }
 
 func TestHub_StartsAndStopsClean(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	began := time.Now()
 	g.stop("hub", g.hub)
@@ -76,6 +79,7 @@ func TestHub_StartsAndStopsClean(t *testing.T) {
 }
 
 func TestHub_AwayDuringAJobItsUserOnlyWaits(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.app("slow", "lines", "concat", strings.Replace(slow, "%s", "0.5", 1))
 	g.addNodes("a")
@@ -93,6 +97,7 @@ func TestHub_AwayDuringAJobItsUserOnlyWaits(t *testing.T) {
 }
 
 func TestNode_KeepsAFinishedResultWhileTheHubIsAway(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.app("slow", "passthrough", "passthrough", strings.Replace(slow, "%s", "2", 1))
 	g.addNodes("a")
@@ -118,6 +123,7 @@ func TestNode_KeepsAFinishedResultWhileTheHubIsAway(t *testing.T) {
 }
 
 func TestJob_AbortStopsItsWorkAndDeleteRemovesIt(t *testing.T) {
+	t.Parallel()
 	g := newGrid(t)
 	g.app("slow", "passthrough", "passthrough", strings.Replace(slow, "%s", "60", 1))
 	g.addNodes("a")
