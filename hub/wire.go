@@ -46,6 +46,9 @@ func (h *Hub) wire(ctx context.Context) error {
 	if err := os.MkdirAll(h.folder("uploads"), 0o700); err != nil {
 		return fmt.Errorf("make the folder for uploads: %w", err)
 	}
+	if err := api.SweepUploads(ctx, h.store, h.folder("uploads")); err != nil {
+		return err
+	}
 	h.handler, err = api.New(api.Config{
 		Store: h.store, Blobs: h.blobs, Catalog: h.catalog, Jobs: jobs{h}, Nodes: h.gateway, Sources: fetcher,
 		Events: h.events, Secret: secret, Uploads: h.folder("uploads"), Log: opt.Log, HubName: opt.Name,

@@ -137,7 +137,7 @@ func progressLine(p client.Progress) (kind, line string) {
 	if p.Retried > 0 {
 		parts = append(parts, plural(p.Retried, "attempt")+" redone")
 	}
-	if p.ETA != nil && p.Running > 0 {
+	if p.ETA != nil && *p.ETA >= 1 && p.Running > 0 {
 		parts = append(parts, "about "+span(seconds(*p.ETA).Round(time.Second))+" left")
 	}
 	kind = p.State

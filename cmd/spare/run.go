@@ -39,7 +39,7 @@ nobody can be asked it detaches. A hub that goes away meanwhile is waited for.`,
   spare run video.mp4 --template video-transcoding@v0.2 -o out \
       --param outputs.0.output_type=mp4 --param outputs.0.output_params.video.codec=libx265
   spare run https://example.org/clip.mp4 --template video-transcoding@v0.2 --preset web-480p --detach
-  spare run --template montecarlo@v0.1 --partition num_replicas=16 -o out`,
+  spare run --template montecarlo --partition num_replicas=16 -o out`,
 		Args: args("[FILE or URL]"),
 		RunE: func(_ *cobra.Command, given []string) error {
 			input := ""

@@ -24,13 +24,13 @@ func TestMain(m *testing.M) {
 // inputs.
 func TestScripts(t *testing.T) {
 	h := apitest.Start(t)
-	alice := h.Key("alice", store.RoleSubmitter)
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "jobid": jobID},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SPARE_HUB", h.URL)
-			env.Setenv("SPARE_KEY", alice)
+			// Each script is an owner of its own and sees its own jobs.
+			env.Setenv("SPARE_KEY", h.Key(filepath.Base(env.WorkDir), store.RoleSubmitter))
 			env.Setenv("ADMIN", h.Admin)
 			return os.WriteFile(filepath.Join(env.WorkDir, "admin.key"), []byte(h.Admin+"\n"), 0o600)
 		},
