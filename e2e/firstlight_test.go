@@ -142,3 +142,15 @@ func TestJob_AbortStopsItsWorkAndDeleteRemovesIt(t *testing.T) {
 		t.Errorf("a deleted job is still there: %v", err)
 	}
 }
+
+func TestJob_LongerThanItsTimeoutFailsWithThatSentence(t *testing.T) {
+	t.Parallel()
+	g := newGrid(t)
+	g.app("slow", "passthrough", "passthrough", strings.Replace(slow, "%s", "60", 1))
+	g.addNodes("a")
+	id := g.submit("slow", g.file("in.txt", "1\n"), "--timeout", "2s")
+	job := g.wait(id, time.Minute)
+	if job.State != client.StateFailed || !strings.Contains(job.Error, "jobTimeout") {
+		t.Errorf("job ended as %s: %q", job.State, job.Error)
+	}
+}

@@ -275,19 +275,20 @@ func TestScheduler_EveryWaitHasItsReason(t *testing.T) {
 		pool         string
 		code, detail string
 	}{
-		"no node":      {nil, spare.Requirements{}, "", spare.ReasonNoNodes, "no node is connected"},
-		"pool":         {plain, spare.Requirements{}, "farm", spare.ReasonNoNodeInPool, `no connected node is in pool "farm"`},
-		"tool":         {plain, spare.Requirements{Tools: []string{"ffmpeg:libx265"}}, "", spare.ReasonNeedsTool, "no connected node offers ffmpeg with libx265"},
-		"other tool":   {plain, spare.Requirements{Tools: []string{"ffmpeg:libx264", "blender"}}, "", spare.ReasonNeedsTool, "no connected node offers blender"},
-		"memory":       {plain, spare.Requirements{MinMemory: 16}, "", spare.ReasonNeedsMemory, "16 GiB > 8 GiB, the most a connected node offers"},
-		"offered":      {with(func(n *spare.Node) { n.Device.Offer.Memory = 4 << 30 }), spare.Requirements{MinMemory: 8}, "", spare.ReasonNeedsMemory, "8 GiB > 4 GiB, the most a connected node offers"},
-		"unknown":      {with(func(n *spare.Node) { n.Device.Memory = nil }), spare.Requirements{MinMemory: 1}, "", spare.ReasonNeedsMemory, "1 GiB > 0 GiB, the most a connected node offers"},
-		"disk":         {plain, spare.Requirements{MinDisk: 60}, "", spare.ReasonNeedsDisk, "60 GiB > 50 GiB, the most a connected node has free for work"},
-		"cores":        {plain, spare.Requirements{MinCPU: 8}, "", spare.ReasonNeedsCPU, "8 cores > 4, the most a connected node offers"},
-		"gpu":          {plain, spare.Requirements{GPU: []string{"RTX 4090"}}, "", spare.ReasonNeedsGPU, "no connected node has a GPU of RTX 4090"},
-		"os":           {plain, spare.Requirements{OS: []string{"darwin"}}, "", spare.ReasonNeedsOS, "no connected node runs darwin"},
-		"arch":         {plain, spare.Requirements{Arch: []string{"arm64"}}, "", spare.ReasonNeedsArch, "no connected node has a processor of arm64"},
-		"not a number": {plain, spare.Requirements{MinMemory: math.NaN()}, "", spare.ReasonNeedsMemory, "NaN GiB > 8 GiB, the most a connected node offers"},
+		"no node":         {nil, spare.Requirements{}, "", spare.ReasonNoNodes, "no node is connected"},
+		"pool":            {plain, spare.Requirements{}, "farm", spare.ReasonNoNodeInPool, `no connected node is in pool "farm"`},
+		"tool":            {plain, spare.Requirements{Tools: []string{"ffmpeg:libx265"}}, "", spare.ReasonNeedsTool, "no connected node offers ffmpeg with libx265"},
+		"tool, said once": {plain, spare.Requirements{Tools: []string{"ffmpeg", "ffmpeg:libx265"}}, "", spare.ReasonNeedsTool, "no connected node offers ffmpeg with libx265"},
+		"other tool":      {plain, spare.Requirements{Tools: []string{"ffmpeg:libx264", "blender"}}, "", spare.ReasonNeedsTool, "no connected node offers blender"},
+		"memory":          {plain, spare.Requirements{MinMemory: 16}, "", spare.ReasonNeedsMemory, "16 GiB > 8 GiB, the most a connected node offers"},
+		"offered":         {with(func(n *spare.Node) { n.Device.Offer.Memory = 4 << 30 }), spare.Requirements{MinMemory: 8}, "", spare.ReasonNeedsMemory, "8 GiB > 4 GiB, the most a connected node offers"},
+		"unknown":         {with(func(n *spare.Node) { n.Device.Memory = nil }), spare.Requirements{MinMemory: 1}, "", spare.ReasonNeedsMemory, "1 GiB > 0 GiB, the most a connected node offers"},
+		"disk":            {plain, spare.Requirements{MinDisk: 60}, "", spare.ReasonNeedsDisk, "60 GiB > 50 GiB, the most a connected node has free for work"},
+		"cores":           {plain, spare.Requirements{MinCPU: 8}, "", spare.ReasonNeedsCPU, "8 cores > 4, the most a connected node offers"},
+		"gpu":             {plain, spare.Requirements{GPU: []string{"RTX 4090"}}, "", spare.ReasonNeedsGPU, "no connected node has a GPU of RTX 4090"},
+		"os":              {plain, spare.Requirements{OS: []string{"darwin"}}, "", spare.ReasonNeedsOS, "no connected node runs darwin"},
+		"arch":            {plain, spare.Requirements{Arch: []string{"arm64"}}, "", spare.ReasonNeedsArch, "no connected node has a processor of arm64"},
+		"not a number":    {plain, spare.Requirements{MinMemory: math.NaN()}, "", spare.ReasonNeedsMemory, "NaN GiB > 8 GiB, the most a connected node offers"},
 		"platform": {
 			with(func(n *spare.Node) {
 				n.Device.Runtimes = []spare.Capability{{Runtime: "linux", Reason: "user namespaces are off"}}

@@ -237,6 +237,10 @@ func runtimeFault(near []*node) string {
 func toolsLacking(specs []string, near []*node) []string {
 	var none, all []string
 	for _, s := range specs {
+		// "ffmpeg with libx265" says "ffmpeg" already.
+		if slices.ContainsFunc(specs, func(t string) bool { return strings.HasPrefix(t, s+":") }) {
+			continue
+		}
 		all = append(all, toolWords(s))
 		if !slices.ContainsFunc(near, func(n *node) bool { return hasTool(&n.info.Device, s) }) {
 			none = append(none, toolWords(s))
