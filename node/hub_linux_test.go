@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ type aHub struct {
 	t        *testing.T
 	id       *protocol.Identity
 	listener protocol.Listener
-	refuse   *pb.Goodbye // instead of a welcome
+	refuse   atomic.Pointer[pb.Goodbye] // instead of a welcome
 	sessions chan *session
 
 	mu    sync.Mutex
@@ -88,8 +89,8 @@ func (h *aHub) serve(s protocol.Session) {
 		return
 	}
 	p.hello = first.GetHello()
-	if h.refuse != nil {
-		_ = p.conn.Send(&pb.Frame{Body: &pb.Frame_Goodbye{Goodbye: h.refuse}})
+	if bye := h.refuse.Load(); bye != nil {
+		_ = p.conn.Send(&pb.Frame{Body: &pb.Frame_Goodbye{Goodbye: bye}})
 		<-s.Done()
 		return
 	}

@@ -214,7 +214,7 @@ func TestJoin_FailuresSayWhyAndLeaveNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHub(t)
-			h.refuse = c.refuse
+			h.refuse.Store(c.refuse)
 			ticket := h.ticket()
 			if c.change != nil {
 				c.change(&ticket)
@@ -239,7 +239,7 @@ func TestJoin_FailureLeavesAJoinedNodeAsItWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	second := newHub(t)
-	second.refuse = &pb.Goodbye{Code: "enrolment", Reason: "this ticket is used up"}
+	second.refuse.Store(&pb.Goodbye{Code: "enrolment", Reason: "this ticket is used up"})
 	if _, err := Join(t.Context(), dir, second.ticket(), quiet()); err == nil {
 		t.Fatal("a refused join succeeded")
 	}

@@ -31,11 +31,10 @@ func newDiskUse(dirs []string, limit int64) *diskUse {
 	return d
 }
 
+func (d *diskUse) limited() bool { return d.limit > 0 && len(d.dirs) > 0 }
+
 // pause is how long to wait before the next count.
 func (d *diskUse) pause() time.Duration {
-	if d.limit <= 0 || len(d.dirs) == 0 {
-		return 24 * time.Hour
-	}
 	return max(diskPause, d.cost*diskShare)
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // ownOwner reports whether programs run as ownID: Spare is root, and root here may use
@@ -111,4 +113,22 @@ func owner(info fs.FileInfo) int {
 		return int(st.Uid)
 	}
 	return -1
+}
+
+// cloneTree makes a detached copy of the mounts at a path and below, as the program may
+// see them.
+func cloneTree(host string, writable bool) (int, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, host, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return -1, err
+	}
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV, Propagation: unix.MS_PRIVATE}
+	if !writable {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, attr); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("set its mount attributes: %w", err)
+	}
+	return fd, nil
 }

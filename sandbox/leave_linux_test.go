@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +38,10 @@ for _ in range(20):
         os._exit(0)
     os.wait()
 end = time.time() + 10
-def zombies(): return [p for p in os.listdir("/proc") if p.isdigit() and open("/proc/%s/stat" % p).read().split(")")[-1].split()[0] == "Z"]
+def zombie(pid):
+    try: return open("/proc/%s/stat" % pid).read().split(")")[-1].split()[0] == "Z"
+    except OSError: return False # collected
+def zombies(): return [p for p in os.listdir("/proc") if p.isdigit() and zombie(p)]
 while zombies() and time.time() < end: time.sleep(0.01)
 print(zombies() or "ok")`, nil).wantOK(t)
 }
@@ -86,6 +90,21 @@ func traceAll(t *testing.T, tmp string) traces {
 	return n
 }
 
+// settled waits until no child is left, nor a descriptor for one, and counts.
+func settled(t *testing.T, tmp string) traces {
+	t.Helper()
+	eventually(t, "no process is left", func() bool {
+		fds, _ := filepath.Glob("/proc/self/fd/*")
+		for _, fd := range fds {
+			if to, _ := os.Readlink(fd); strings.Contains(to, "pidfd") {
+				return false
+			}
+		}
+		return traceAll(t, tmp).processes == 0
+	})
+	return traceAll(t, tmp)
+}
+
 func TestLinux_LeavesNothing(t *testing.T) {
 	tmp := t.TempDir()
 	t.Setenv("TMPDIR", tmp)
@@ -101,7 +120,7 @@ func TestLinux_LeavesNothing(t *testing.T) {
 		}
 	}
 	one() // what is set up once stays
-	before := traceAll(t, tmp)
+	before := settled(t, tmp)
 	for range 200 {
 		one()
 	}
@@ -112,9 +131,7 @@ func TestLinux_LeavesNothing(t *testing.T) {
 		}
 		parallel.Wait()
 	}
-	if after := traceAll(t, tmp); after != before {
-		t.Errorf("before %+v, after %+v", before, after)
-	}
+	eventually(t, fmt.Sprintf("all is as before, %+v", before), func() bool { return traceAll(t, tmp) == before })
 	for cpu, n := range shares.runs {
 		if n != 0 {
 			t.Errorf("processor %d is still counted for %d runs", cpu, n)
@@ -137,13 +154,11 @@ func TestLinux_FailedStartsLeaveNothing(t *testing.T) {
 		}
 	}
 	try()
-	before := traceAll(t, tmp)
+	before := settled(t, tmp)
 	for range 5 {
 		try()
 	}
-	if after := traceAll(t, tmp); after != before {
-		t.Errorf("before %+v, after %+v", before, after)
-	}
+	eventually(t, fmt.Sprintf("all is as before, %+v", before), func() bool { return traceAll(t, tmp) == before })
 }
 
 // bubblewrap with the same walls, as far as it has them.

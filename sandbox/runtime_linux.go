@@ -10,12 +10,14 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/sandbox/first"
 )
 
 // Default lists this system's runtimes, best first.
@@ -33,25 +35,17 @@ type linux struct{}
 func (linux) Name() string { return "linux" }
 
 const (
-	argv0 = "spare-sandbox" // how the first process knows what it is
+	argv0 = "spare-sandbox" // what the first process is called
 
-	// innerID is the user and group that programs run as, as they see it.
-	innerID = 1000
-	// ownID is the same user and group on the host when Spare runs as root. It lies in
-	// the range that systemd's allocation of ids names unused (60578–61183).
+	// ownID is the user and group that programs run as on the host when Spare is root;
+	// inside they are first.ID. It lies in the range that systemd's allocation of ids
+	// names unused (60578–61183).
 	ownID = 60999
 
 	defaultProcesses = 1024
 	defaultFiles     = 1024
 
 	killGrace = 5 * time.Second // for the first process to end the rest and report
-)
-
-// Files of the first process beyond stdin, stdout and stderr.
-const (
-	controlFD = 3 + iota // orders come in; its end means that the parent is gone
-	reportFD
-	mountFD // the first of the mounts made ready by the parent
 )
 
 // Run implements Runtime.
@@ -66,7 +60,7 @@ func (linux) Run(ctx context.Context, s Spec) (Result, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	r := &run{spec: s, out: newOutput(s.Limits.Output), started: time.Now()}
+	r := &run{spec: s, reports: -1, out: newOutput(s.Limits.Output), started: time.Now()}
 	defer r.close()
 	if err := r.prepare(); err != nil {
 		return Result{}, err
@@ -84,15 +78,15 @@ func (linux) Run(ctx context.Context, s Spec) (Result, error) {
 // run is one Run on its way.
 type run struct {
 	spec    Spec
-	orders  orders
+	orders  first.Orders
 	out     *output
 	started time.Time
 	cmd     *exec.Cmd
 	control *os.File // orders and kills go in here
-	reports *os.File
+	reports int      // read by the thread that waits for the end, and by nothing else
 	disk    *diskUse
 	cpus    []int
-	cause   Cause // why the parent ended it
+	kill    atomic.Int64 // why the parent ended it, a first.Kill
 
 	theirs  []*os.File // ends for the first process
 	ours    []*os.File
@@ -103,6 +97,9 @@ func (r *run) close() {
 	for _, f := range slices.Concat(r.theirs, r.ours) {
 		_ = f.Close()
 	}
+	if r.reports >= 0 {
+		_ = unix.Close(r.reports)
+	}
 	freeCPUs(r.cpus)
 }
 
@@ -111,9 +108,9 @@ func (r *run) close() {
 func (r *run) prepare() error {
 	l := r.spec.Limits
 	r.cpus = takeCPUs(l.CPUs)
-	r.orders = orders{
+	r.orders = first.Orders{
 		Argv: r.spec.Argv, Env: environment(r.spec.Env), Dir: r.spec.Dir, CPUs: r.cpus,
-		Memory: l.Memory, Processes: l.Processes, Files: l.Files, CPU: l.CPU, Disk: l.Disk, Tmp: tmpSize(l.Memory), Nice: l.Nice,
+		Memory: l.Memory, Processes: l.Processes, Files: l.Files, CPU: int64(l.CPU), Disk: l.Disk, Tmp: tmpSize(l.Memory), Nice: l.Nice,
 	}
 	if r.orders.Dir == "" {
 		r.orders.Dir = "/tmp"
@@ -139,15 +136,15 @@ func (r *run) prepare() error {
 	return nil
 }
 
-func (r *run) mount(m Mount) (order, error) {
+func (r *run) mount(m Mount) (first.Mount, error) {
 	info, err := os.Stat(m.Host)
 	if err != nil {
-		return order{}, err
+		return first.Mount{}, err
 	}
 	if !info.IsDir() && !info.Mode().IsRegular() {
-		return order{}, errors.New("it is neither a folder nor a plain file")
+		return first.Mount{}, errors.New("it is neither a folder nor a plain file")
 	}
-	o := order{Host: m.Host, Inner: m.Inner, Folder: info.IsDir(), Writable: m.Writable}
+	o := first.Mount{Host: m.Host, Inner: m.Inner, Folder: info.IsDir(), Writable: m.Writable}
 	if !ownOwner() {
 		return o, nil
 	}
@@ -156,14 +153,14 @@ func (r *run) mount(m Mount) (order, error) {
 	}
 	// Root reaches folders that the first process, already in its own user namespace,
 	// does not: another user's home, say. So the parent takes the tree.
-	fd, err := cloneTree(m.Host, treeAttr(m.Writable))
+	fd, err := cloneTree(m.Host, m.Writable)
 	switch {
 	case errors.Is(err, unix.EPERM): // a root without the right to mount, in a container
 		return o, nil
 	case err != nil:
 		return o, err
 	}
-	o.FD = mountFD + len(r.theirs)
+	o.FD = first.MountFD + len(r.theirs)
 	r.theirs = append(r.theirs, os.NewFile(uintptr(fd), m.Host))
 	return o, nil
 }
@@ -172,23 +169,22 @@ func (r *run) mount(m Mount) (order, error) {
 func (r *run) start() error {
 	mounts := r.theirs
 	r.theirs = nil
-	pipe := func() (read, write *os.File, err error) {
-		read, write, err = os.Pipe()
-		return read, write, err
-	}
-	control, ourControl, err := pipe()
+	control, ourControl, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	ourReport, report, err := pipe()
-	if err != nil {
-		return errors.Join(err, control.Close(), ourControl.Close())
+	r.control, r.ours = ourControl, append(r.ours, ourControl)
+	r.theirs = slices.Concat([]*os.File{control}, mounts)
+	// Not through the runtime's poller: the report is waited for by a thread of this
+	// run's own, which the kernel wakes at once.
+	var report [2]int
+	if err := unix.Pipe2(report[:], unix.O_CLOEXEC); err != nil {
+		return err
 	}
-	r.control, r.reports = ourControl, ourReport
-	r.ours = append(r.ours, ourControl, ourReport)
-	r.theirs = slices.Concat([]*os.File{control, report}, mounts)
+	r.reports = report[0]
+	r.theirs = slices.Insert(r.theirs, 1, os.NewFile(uintptr(report[1]), "report"))
 
-	r.cmd = &exec.Cmd{Path: "/proc/self/exe", Args: []string{argv0}, Env: []string{"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}, Dir: "/"}
+	r.cmd = &exec.Cmd{Path: "/proc/self/exe", Args: []string{argv0}, Env: []string{first.Env, "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}, Dir: "/"}
 	r.cmd.ExtraFiles = r.theirs
 	r.cmd.SysProcAttr = attributes()
 	if err := r.pipeOutput(); err != nil {
@@ -202,7 +198,7 @@ func (r *run) start() error {
 	}
 	r.theirs = nil
 	// An error to write means that the process is gone: wait finds out why.
-	_, _ = r.control.Write(encode(&r.orders))
+	_, _ = r.control.Write(first.Encode(&r.orders))
 	return nil
 }
 
@@ -260,8 +256,8 @@ func attributes() *syscall.SysProcAttr {
 	a := &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
 			unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: innerID, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: innerID, HostID: os.Getegid(), Size: 1}},
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: first.ID, HostID: os.Geteuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: first.ID, HostID: os.Getegid(), Size: 1}},
 		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_SYS_RESOURCE},
 		Pdeathsig:   syscall.SIGKILL,
 		Setsid:      true,
@@ -269,83 +265,104 @@ func attributes() *syscall.SysProcAttr {
 	if ownOwner() { // the host's root is not even mapped inside, and is left for good
 		a.UidMappings[0].HostID, a.GidMappings[0].HostID = ownID, ownID
 		a.GidMappingsEnableSetgroups = true
-		a.Credential = &syscall.Credential{Uid: innerID, Gid: innerID}
+		a.Credential = &syscall.Credential{Uid: first.ID, Gid: first.ID}
 	}
 	return a
 }
 
 // wait steers the run to its end and reads the report.
-func (r *run) wait(ctx context.Context) (report, error) {
-	var rep report
-	reported := make(chan error, 1)
-	go func() { reported <- decode(r.reports, &rep) }()
-	err := r.steer(ctx, reported)
-	waitErr := r.cmd.Wait()
-	r.drained.Wait()
-
+func (r *run) wait(ctx context.Context) (first.Report, error) {
+	release := r.steer(ctx)
+	var rep first.Report
+	err := first.Decode(blocking(r.reports), &rep)
+	release()
 	if err == nil {
+		// Everything inside is gone but the first process, which has nothing left to do
+		// than to exit. Taking the namespaces down takes the kernel a moment that
+		// nobody needs to wait for.
+		go func() { _ = r.cmd.Wait() }()
+		r.drained.Wait()
 		return rep, nil
 	}
-	if r.cause != "" { // it did not end in time and was killed with all the rest
+	waitErr := r.cmd.Wait()
+	r.drained.Wait()
+	if kill := first.Kill(r.kill.Load()); kill != first.KillNone { // it did not end in time and was killed with all the rest
 		used := r.cmd.ProcessState.SystemTime() + r.cmd.ProcessState.UserTime()
-		return report{Cause: r.cause, Status: int(unix.SIGKILL), CPU: used}, nil
+		return first.Report{Kill: kill, Status: int(unix.SIGKILL), CPU: int64(used)}, nil
 	}
 	return rep, fmt.Errorf("the sandbox's first process ended without a report (%w): the machine may be out of memory", errors.Join(waitErr, err))
 }
 
-// steer watches the clock, the disk and ctx until the report is there.
-func (r *run) steer(ctx context.Context, reported <-chan error) error {
-	var wall, backstop <-chan time.Time
-	if w := r.spec.Limits.Wall; w > 0 {
-		t := time.NewTimer(w)
-		defer t.Stop()
-		wall = t.C
-	}
-	stop := func(c Cause) {
-		if r.cause != "" {
-			return
+// blocking reads a descriptor without the runtime's poller.
+type blocking int
+
+func (fd blocking) Read(b []byte) (int, error) {
+	for {
+		n, err := unix.Read(int(fd), b)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return 0, err
+		case n == 0:
+			return 0, io.EOF
 		}
-		r.cause = c
-		_, _ = r.control.Write([]byte{causeByte(c)}) // fails only if it has just ended
-		t := time.NewTimer(killGrace)
-		backstop = t.C
+		return n, nil
 	}
-	cancelled := ctx.Done()
-	disk := time.NewTimer(r.disk.pause())
-	defer disk.Stop()
+}
+
+// steer watches ctx, the clock and the disk until it is released.
+func (r *run) steer(ctx context.Context) (release func()) {
+	stops := []func() bool{context.AfterFunc(ctx, func() { r.stop(first.KillCancel) })}
+	if wall := r.spec.Limits.Wall; wall > 0 {
+		stops = append(stops, time.AfterFunc(wall, func() { r.stop(first.KillTime) }).Stop)
+	}
+	done := make(chan struct{})
+	var watching sync.WaitGroup
+	if r.disk.limited() {
+		watching.Go(func() { r.watchDisk(done) })
+	}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+		close(done)
+		watching.Wait()
+	}
+}
+
+func (r *run) watchDisk(done <-chan struct{}) {
+	timer := time.NewTimer(r.disk.pause())
+	defer timer.Stop()
 	for {
 		select {
-		case err := <-reported:
-			return err
-		case <-cancelled:
-			stop(KilledCancel)
-			cancelled = nil
-		case <-wall:
-			stop(KilledTime)
-		case <-disk.C:
+		case <-done:
+			return
+		case <-timer.C:
 			if r.disk.over() {
-				stop(KilledDisk)
+				r.stop(first.KillDisk)
 			}
-			disk.Reset(r.disk.pause())
-		case <-backstop:
-			_ = r.cmd.Process.Kill()
+			timer.Reset(r.disk.pause())
 		}
 	}
 }
 
-// killBytes are the parent's orders to end a run, on the control pipe.
-var killBytes = map[byte]Cause{'t': KilledTime, 'd': KilledDisk, 'c': KilledCancel}
-
-func causeByte(c Cause) byte {
-	for b, cause := range killBytes {
-		if cause == c {
-			return b
-		}
+// stop orders the first process to end the run. If it cannot, it is ended itself, and
+// the kernel ends the rest with it.
+func (r *run) stop(k first.Kill) {
+	if !r.kill.CompareAndSwap(int64(first.KillNone), int64(k)) {
+		return
 	}
-	return 0
+	_, _ = r.control.Write([]byte{byte(k)}) // fails only if it has just ended
+	time.AfterFunc(killGrace, func() { _ = r.cmd.Process.Kill() })
 }
 
-func (r *run) result(rep report) (Result, error) {
+// causes are the reasons to end a run in this package's words.
+var causes = map[first.Kill]Cause{
+	first.KillMemory: KilledMemory, first.KillTime: KilledTime, first.KillDisk: KilledDisk, first.KillCancel: KilledCancel,
+}
+
+func (r *run) result(rep first.Report) (Result, error) {
 	switch {
 	case rep.Failed != "":
 		return Result{}, explain(os.DirFS("/proc/sys"), errors.New(rep.Failed))
@@ -354,7 +371,7 @@ func (r *run) result(rep report) (Result, error) {
 	}
 	ws := syscall.WaitStatus(rep.Status)
 	res := Result{
-		ExitCode: ws.ExitStatus(), Cause: rep.Cause, CPU: rep.CPU, Wall: time.Since(r.started),
+		ExitCode: ws.ExitStatus(), Cause: causes[rep.Kill], CPU: time.Duration(rep.CPU), Wall: time.Since(r.started),
 		PeakMemory: max(rep.Peak, rep.MaxRSS), Written: r.disk.written(), OutputTruncated: r.out.truncated.Load(),
 	}
 	if ws.Signaled() {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spare-compute/spare/sandbox/first"
 )
 
 func writable(t testing.TB, s *Spec) string {
@@ -38,7 +40,7 @@ try:
 except BlockingIOError: pass
 print(n)`, func(s *Spec) { s.Limits.Processes = 40 })
 	e.wantCause(t, Exited)
-	if n, err := strconv.Atoi(strings.TrimSpace(e.out)); err != nil || n < 20 || n >= 40+ownThreads {
+	if n, err := strconv.Atoi(strings.TrimSpace(e.out)); err != nil || n < 20 || n >= 40+first.OwnThreads {
 		t.Errorf("%q processes with a limit of 40", e.out)
 	}
 }
