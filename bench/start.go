@@ -61,5 +61,5 @@ func sandboxStart(ctx context.Context, p place, rec *recorder) error {
 	line := func(name string) row {
 		return row{name, []figure{fig(ms(took[name]), "ms", "%.1f"), fig(ms(took[name]-bare), "ms over bare", "%.1f")}}
 	}
-	return rec.table("sandbox", "Sandbox start", []string{"ms", "over bare"}, []row{line("bare"), line("Spare"), line("Spare with limits"), line("bubblewrap")})
+	return rec.table("sandbox", "Sandbox start", []string{"ms", "over bare"}, []row{line("bare"), line("Spare"), line("Spare with limits"), line("bubblewrap"), line("bubblewrap, fewer")})
 }

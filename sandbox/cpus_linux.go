@@ -62,6 +62,9 @@ func leastUsed(allowed *unix.CPUSet) int {
 	return equal[rand.IntN(len(equal))]
 }
 
+// claims are named with this; tests use names of their own.
+var claimName = "@spare-cpu-"
+
 // claim takes a name of the machine that only one process can hold: an abstract socket's,
 // which goes with the process, however it ends, and needs no folder that all may write.
 // Nothing is ever received on it.
@@ -70,7 +73,7 @@ func claim(cpu int) bool {
 	if err != nil {
 		return false
 	}
-	if unix.Bind(fd, &unix.SockaddrUnix{Name: "@spare-cpu-" + strconv.Itoa(cpu)}) != nil || unix.Shutdown(fd, unix.SHUT_RD) != nil {
+	if unix.Bind(fd, &unix.SockaddrUnix{Name: claimName + strconv.Itoa(cpu)}) != nil || unix.Shutdown(fd, unix.SHUT_RD) != nil {
 		_ = unix.Close(fd)
 		return false
 	}

@@ -13,7 +13,10 @@ import (
 // TestCPUs_TwoProcessesDoNotShareOneWhileAnotherIsFree has a second process pick while
 // this one holds a processor.
 func TestCPUs_TwoProcessesDoNotShareOneWhileAnotherIsFree(t *testing.T) {
-	if os.Getenv("SPARE_TEST_PICK") != "" {
+	own := claimName
+	defer func() { claimName = own }()
+	if name := os.Getenv("SPARE_TEST_PICK"); name != "" {
+		claimName = name
 		cpus := takeCPUs(1)
 		if len(cpus) == 1 {
 			_, _ = os.Stdout.WriteString("picked " + strconv.Itoa(cpus[0]) + "\n")
@@ -25,17 +28,18 @@ func TestCPUs_TwoProcessesDoNotShareOneWhileAnotherIsFree(t *testing.T) {
 		t.Logf("%d processors: nothing to choose from", allowed.Count())
 		return
 	}
-	own := takeCPUs(1)
-	defer freeCPUs(own)
+	claimName = "@spare-test-" + strconv.Itoa(os.Getpid()) + "-"
+	held := takeCPUs(1)
+	defer freeCPUs(held)
 	for range 5 {
 		cmd := exec.Command("/proc/self/exe", "-test.run", "^TestCPUs_TwoProcessesDoNotShareOneWhileAnotherIsFree$")
-		cmd.Env = append(os.Environ(), "SPARE_TEST_PICK=1")
+		cmd.Env = append(os.Environ(), "SPARE_TEST_PICK="+claimName)
 		out, err := cmd.Output()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(string(out), "picked ") || strings.Contains(string(out), "picked "+strconv.Itoa(own[0])+"\n") {
-			t.Errorf("this process holds %v and the other says %q", own, out)
+		if !strings.Contains(string(out), "picked ") || strings.Contains(string(out), "picked "+strconv.Itoa(held[0])+"\n") {
+			t.Errorf("this process holds %v and the other says %q", held, out)
 		}
 	}
 }
