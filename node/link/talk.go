@@ -26,6 +26,7 @@ const (
 
 // talk is one session's conversation.
 type talk struct {
+	reporting  sync.Mutex
 	l          *Link
 	s          protocol.Session
 	conn       *protocol.Conn
@@ -119,6 +120,10 @@ func (t *talk) want() error {
 // reports tells of ended attempts the hub has not heard of in this session, and again
 // of those it has not answered for long.
 func (t *talk) reports() error {
+	// One at a time: a goodbye must not overtake a report that another goroutine has
+	// marked as sent and not sent yet.
+	t.reporting.Lock()
+	defer t.reporting.Unlock()
 	ends := t.l.cfg.Work.Reports()
 	open := make(map[string]bool, len(ends))
 	var batch []*pb.Ended
