@@ -46,6 +46,9 @@ type App struct {
 	Bundle      Digest          `json:"bundle"` // the packed folder (package bundle)
 	BundleSize  int64           `json:"bundle_size"`
 	Root        string          `json:"root"` // the entrypoint's folder inside the bundle: "app" or "."
+	Environment Environment     `json:"environment"`
+	ImageOnHub  bool            `json:"image_on_hub,omitempty"` // the hub holds the image's blobs
+	Signed      []byte          `json:"signed,omitempty"`       // the publisher's signed manifest; empty if it has none
 	CreatedAt   time.Time       `json:"created_at"`
 	UpdatedAt   time.Time       `json:"updated_at"`
 }

@@ -64,6 +64,7 @@ type Interface struct {
 type Capability struct {
 	Runtime   string     `json:"runtime"` // "linux", "engine", "wasm", …
 	Platforms []Platform `json:"platforms,omitempty"`
+	Features  []Feature  `json:"features,omitempty"`
 	OK        bool       `json:"ok"`
 	Reason    string     `json:"reason,omitempty"` // why not, when not OK
 	Walls     []string   `json:"walls,omitempty"`  // what contains the program here

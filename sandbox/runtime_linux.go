@@ -50,7 +50,10 @@ const (
 
 // Run implements Runtime.
 func (linux) Run(ctx context.Context, s Spec) (Result, error) {
-	if err := s.check(); err != nil {
+	if err := s.Check(); err != nil {
+		return Result{}, err
+	}
+	if err := unserved(s); err != nil {
 		return Result{}, err
 	}
 	if err := context.Cause(ctx); err != nil {
@@ -73,6 +76,21 @@ func (linux) Run(ctx context.Context, s Spec) (Result, error) {
 		return Result{}, err
 	}
 	return r.result(rep)
+}
+
+// unserved refuses what this runtime cannot do.
+func unserved(s Spec) error {
+	switch {
+	case s.Image != nil:
+		return errors.New("run in the sandbox: the linux runtime runs no images yet")
+	case s.Network != NoNetwork:
+		return errors.New("run in the sandbox: the linux runtime has no network to offer yet")
+	case s.Deterministic:
+		return errors.New("run in the sandbox: only the wasm runtime is deterministic")
+	case len(s.GPUs) > 0:
+		return errors.New("run in the sandbox: only the engine runtime passes a GPU through")
+	}
+	return nil
 }
 
 // run is one Run on its way.

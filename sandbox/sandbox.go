@@ -35,28 +35,40 @@ type Runtime interface {
 
 // Spec is one program to run.
 type Spec struct {
-	Root    Root
-	Argv    []string // Argv[0] is looked up in PATH inside unless it has a slash
-	Env     []string // all of it; without PATH, HOME or LANG the defaults are added
-	Dir     string   // working folder inside; "" is /tmp
-	Mounts  []Mount
-	Limits  Limits
-	Network Network
-	Stdout  io.Writer // nil discards; the same writer for both keeps their order
-	Stderr  io.Writer
+	Image         *Image   // what the program finds at /; nil is the machine's own system folders, read-only
+	Argv          []string // Argv[0] is looked up in PATH inside unless it has a slash
+	Env           []string // all of it; without PATH, HOME or LANG the defaults are added
+	Dir           string   // working folder inside; "" is /tmp
+	Mounts        []Mount
+	Limits        Limits
+	Network       Network
+	GPUs          []string      // model names, any of them, case ignored; only engines pass one through
+	Deterministic bool          // clock, random numbers and folder order are the same in every run
+	Grace         time.Duration // on cancel: SIGTERM, and this long to end; a paused program is killed as it is
+	Steer         *Steer        // pauses and resumes it meanwhile; may be nil
+	Stdout        io.Writer     // nil discards; the same writer for both keeps their order
+	Stderr        io.Writer
 }
 
-// Root says what the program finds at /.
-type Root string
-
-// HostSystem is the machine's own system folders, read-only: its interpreters and tools.
-const HostSystem Root = ""
+// An Image is an OCI image that is on this machine. Its own entrypoint, user and working
+// folder mean nothing here.
+type Image struct {
+	ID      string                        // digest of its configuration, "sha256:…"
+	Folder  string                        // its files, unpacked as package image keeps them
+	Env     []string                      // its variables; the Spec's win
+	Archive func() (io.ReadCloser, error) // the whole of it as `docker save` writes it, for engines
+}
 
 // Network says what the program reaches.
 type Network string
 
-// NoNetwork is a network of the program's own with nothing in it.
-const NoNetwork Network = ""
+// A program has a network of its own with nothing in it or, with Outbound, with only a
+// proxy to public addresses in it (package egress), which the variables HTTP_PROXY,
+// HTTPS_PROXY and ALL_PROXY name.
+const (
+	NoNetwork Network = ""
+	Outbound  Network = "outbound"
+)
 
 // A Mount shows a folder or file of the host inside. The sandbox sees to it that the
 // program can read it, and write it if Writable: when Spare runs as root, that means
@@ -173,16 +185,13 @@ var reserved = []string{
 	"/sys", "/tmp", "/usr", "/nix", "/gnu",
 }
 
-// check refuses what no runtime could do.
-func (s Spec) check() error {
+// Check refuses what no runtime could do. Every runtime calls it first.
+func (s Spec) Check() error {
 	if len(s.Argv) == 0 || s.Argv[0] == "" {
 		return errors.New("run in the sandbox: no program named")
 	}
-	if s.Root != HostSystem {
-		return fmt.Errorf("run in the sandbox: root %q is not known; only the host's system folders are", s.Root)
-	}
-	if s.Network != NoNetwork {
-		return fmt.Errorf("run in the sandbox: network %q is not known; only none is", s.Network)
+	if s.Network != NoNetwork && s.Network != Outbound {
+		return fmt.Errorf("run in the sandbox: network %q is not known; none (\"\") and %q are", s.Network, Outbound)
 	}
 	for _, text := range [][]string{s.Argv, s.Env, {s.Dir}} {
 		for _, t := range text {

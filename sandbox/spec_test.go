@@ -7,13 +7,12 @@ import (
 
 func TestSpec_RefusesWhatNoRuntimeCanDo(t *testing.T) {
 	ok := Spec{Argv: []string{"true"}, Mounts: []Mount{{Host: "/a", Inner: "/spare/a"}, {Host: "/b", Inner: "/spare/b"}}}
-	if err := ok.check(); err != nil {
+	if err := ok.Check(); err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Spec){
 		"no program":     func(s *Spec) { s.Argv = nil },
-		"root":           func(s *Spec) { s.Root = "image" },
-		"network":        func(s *Spec) { s.Network = "outbound" },
+		"network":        func(s *Spec) { s.Network = "all" },
 		"zero byte":      func(s *Spec) { s.Env = []string{"A=\x00"} },
 		"overlaps":       func(s *Spec) { s.Mounts[1].Inner = "/spare/a/b" },
 		"same place":     func(s *Spec) { s.Mounts[1].Inner = "/spare/a" },
@@ -26,7 +25,7 @@ func TestSpec_RefusesWhatNoRuntimeCanDo(t *testing.T) {
 		s := ok
 		s.Mounts = append([]Mount(nil), ok.Mounts...)
 		change(&s)
-		if err := s.check(); err == nil {
+		if err := s.Check(); err == nil {
 			t.Errorf("%s: taken", name)
 		}
 	}

@@ -994,6 +994,7 @@ type Lease struct {
 	Owner         string                 `protobuf:"bytes,9,opt,name=owner,proto3" json:"owner,omitempty"`
 	MemoryBytes   uint64                 `protobuf:"varint,10,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"` // limit; 0 = the node's own
 	Cores         uint32                 `protobuf:"varint,11,opt,name=cores,proto3" json:"cores,omitempty"`                                // at least 1
+	Checkpoint    *Blob                  `protobuf:"bytes,12,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`                       // what an earlier attempt left of itself; absent if nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1105,6 +1106,13 @@ func (x *Lease) GetCores() uint32 {
 	return 0
 }
 
+func (x *Lease) GetCheckpoint() *Blob {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
 type App struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1114,7 +1122,10 @@ type App struct {
 	Platform       string                 `protobuf:"bytes,5,opt,name=platform,proto3" json:"platform,omitempty"`
 	PlatformConfig []byte                 `protobuf:"bytes,6,opt,name=platform_config,json=platformConfig,proto3" json:"platform_config,omitempty"` // JSON
 	Bundle         *Blob                  `protobuf:"bytes,7,opt,name=bundle,proto3" json:"bundle,omitempty"`
-	Root           string                 `protobuf:"bytes,8,opt,name=root,proto3" json:"root,omitempty"` // the entrypoint's folder inside the bundle
+	Root           string                 `protobuf:"bytes,8,opt,name=root,proto3" json:"root,omitempty"`                                   // the entrypoint's folder inside the bundle
+	Environment    []byte                 `protobuf:"bytes,9,opt,name=environment,proto3" json:"environment,omitempty"`                     // spare.Environment as JSON
+	ImageOnHub     bool                   `protobuf:"varint,10,opt,name=image_on_hub,json=imageOnHub,proto3" json:"image_on_hub,omitempty"` // the image's blobs come from the hub, by digest
+	Signed         []byte                 `protobuf:"bytes,11,opt,name=signed,proto3" json:"signed,omitempty"`                              // the publisher's signed manifest; empty if it has none
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1203,6 +1214,27 @@ func (x *App) GetRoot() string {
 		return x.Root
 	}
 	return ""
+}
+
+func (x *App) GetEnvironment() []byte {
+	if x != nil {
+		return x.Environment
+	}
+	return nil
+}
+
+func (x *App) GetImageOnHub() bool {
+	if x != nil {
+		return x.ImageOnHub
+	}
+	return false
+}
+
+func (x *App) GetSigned() []byte {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
 }
 
 // Blob names content, and carries it when it is small (≤ 64 KiB).
@@ -1334,6 +1366,7 @@ type Ended struct {
 	CpuMs         uint64                 `protobuf:"varint,11,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"`
 	PeakMemory    uint64                 `protobuf:"varint,12,opt,name=peak_memory,json=peakMemory,proto3" json:"peak_memory,omitempty"` // bytes
 	Written       uint64                 `protobuf:"varint,13,opt,name=written,proto3" json:"written,omitempty"`                         // bytes
+	Checkpoint    *Blob                  `protobuf:"bytes,14,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`                    // of an attempt that is handed back; put before it is reported, unless inline
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1457,6 +1490,13 @@ func (x *Ended) GetWritten() uint64 {
 		return x.Written
 	}
 	return 0
+}
+
+func (x *Ended) GetCheckpoint() *Blob {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
 }
 
 // Accepted follows the ledger's commit: after it the node may forget the result.
@@ -2217,7 +2257,7 @@ const file_spare_proto_rawDesc = "" +
 	"\x03run\x18\x01 \x01(\rR\x03run\x12\x1a\n" +
 	"\bprefetch\x18\x02 \x01(\rR\bprefetch\"0\n" +
 	"\x05Grant\x12'\n" +
-	"\x06leases\x18\x01 \x03(\v2\x0f.spare.v1.LeaseR\x06leases\"\xbc\x02\n" +
+	"\x06leases\x18\x01 \x03(\v2\x0f.spare.v1.LeaseR\x06leases\"\xec\x02\n" +
 	"\x05Lease\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12\x14\n" +
 	"\x05chunk\x18\x02 \x01(\rR\x05chunk\x12\x1d\n" +
@@ -2231,7 +2271,10 @@ const file_spare_proto_rawDesc = "" +
 	"\x05owner\x18\t \x01(\tR\x05owner\x12!\n" +
 	"\fmemory_bytes\x18\n" +
 	" \x01(\x04R\vmemoryBytes\x12\x14\n" +
-	"\x05cores\x18\v \x01(\rR\x05cores\"\xf0\x01\n" +
+	"\x05cores\x18\v \x01(\rR\x05cores\x12.\n" +
+	"\n" +
+	"checkpoint\x18\f \x01(\v2\x0e.spare.v1.BlobR\n" +
+	"checkpoint\"\xcc\x02\n" +
 	"\x03App\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -2242,14 +2285,19 @@ const file_spare_proto_rawDesc = "" +
 	"\bplatform\x18\x05 \x01(\tR\bplatform\x12'\n" +
 	"\x0fplatform_config\x18\x06 \x01(\fR\x0eplatformConfig\x12&\n" +
 	"\x06bundle\x18\a \x01(\v2\x0e.spare.v1.BlobR\x06bundle\x12\x12\n" +
-	"\x04root\x18\b \x01(\tR\x04root\"^\n" +
+	"\x04root\x18\b \x01(\tR\x04root\x12 \n" +
+	"\venvironment\x18\t \x01(\fR\venvironment\x12 \n" +
+	"\fimage_on_hub\x18\n" +
+	" \x01(\bR\n" +
+	"imageOnHub\x12\x16\n" +
+	"\x06signed\x18\v \x01(\fR\x06signed\"^\n" +
 	"\x04Blob\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06inline\x18\x03 \x01(\fR\x06inline\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\"/\n" +
 	"\x06Report\x12%\n" +
-	"\x05ended\x18\x01 \x03(\v2\x0f.spare.v1.EndedR\x05ended\"\xf0\x02\n" +
+	"\x05ended\x18\x01 \x03(\v2\x0f.spare.v1.EndedR\x05ended\"\xa0\x03\n" +
 	"\x05Ended\x12\x18\n" +
 	"\aattempt\x18\x01 \x01(\tR\aattempt\x12+\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x11.spare.v1.OutcomeR\aoutcome\x12\x1b\n" +
@@ -2265,7 +2313,10 @@ const file_spare_proto_rawDesc = "" +
 	"\x06cpu_ms\x18\v \x01(\x04R\x05cpuMs\x12\x1f\n" +
 	"\vpeak_memory\x18\f \x01(\x04R\n" +
 	"peakMemory\x12\x18\n" +
-	"\awritten\x18\r \x01(\x04R\awritten\"9\n" +
+	"\awritten\x18\r \x01(\x04R\awritten\x12.\n" +
+	"\n" +
+	"checkpoint\x18\x0e \x01(\v2\x0e.spare.v1.BlobR\n" +
+	"checkpoint\"9\n" +
 	"\bAccepted\x12-\n" +
 	"\bverdicts\x18\x01 \x03(\v2\x11.spare.v1.VerdictR\bverdicts\"Q\n" +
 	"\aVerdict\x12\x18\n" +
@@ -2397,16 +2448,18 @@ var file_spare_proto_depIdxs = []int32{
 	10, // 19: spare.v1.Grant.leases:type_name -> spare.v1.Lease
 	11, // 20: spare.v1.Lease.app:type_name -> spare.v1.App
 	12, // 21: spare.v1.Lease.input:type_name -> spare.v1.Blob
-	12, // 22: spare.v1.App.bundle:type_name -> spare.v1.Blob
-	14, // 23: spare.v1.Report.ended:type_name -> spare.v1.Ended
-	0,  // 24: spare.v1.Ended.outcome:type_name -> spare.v1.Outcome
-	12, // 25: spare.v1.Ended.result:type_name -> spare.v1.Blob
-	16, // 26: spare.v1.Accepted.verdicts:type_name -> spare.v1.Verdict
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	12, // 22: spare.v1.Lease.checkpoint:type_name -> spare.v1.Blob
+	12, // 23: spare.v1.App.bundle:type_name -> spare.v1.Blob
+	14, // 24: spare.v1.Report.ended:type_name -> spare.v1.Ended
+	0,  // 25: spare.v1.Ended.outcome:type_name -> spare.v1.Outcome
+	12, // 26: spare.v1.Ended.result:type_name -> spare.v1.Blob
+	12, // 27: spare.v1.Ended.checkpoint:type_name -> spare.v1.Blob
+	16, // 28: spare.v1.Accepted.verdicts:type_name -> spare.v1.Verdict
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_spare_proto_init() }

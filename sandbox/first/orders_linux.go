@@ -19,6 +19,11 @@ type Orders struct {
 	Disk      int64 // bytes
 	Tmp       int64 // bytes
 	Nice      bool
+	Image     string   // folder of an image's files; "" = the host's system folders
+	ImageFD   int      // descriptor of its detached tree, or 0 if it must be made from the path
+	Proxy     int64    // port on its own loopback to listen on for the parent; 0 = none
+	Filter    []byte   // seccomp program, as the kernel takes it; none = no filter
+	Without   []string // walls that are left out; tests only
 }
 
 // Mount is one mount. FD is the descriptor of the detached tree, or 0 if the first
@@ -150,6 +155,13 @@ func (o *Orders) code(c *codec) {
 	c.int(&o.Disk)
 	c.int(&o.Tmp)
 	c.bool(&o.Nice)
+	c.text(&o.Image)
+	number(c, &o.ImageFD)
+	c.int(&o.Proxy)
+	filter := string(o.Filter)
+	c.text(&filter)
+	o.Filter = []byte(filter)
+	list(c, &o.Without, c.text)
 }
 
 func (r *Report) code(c *codec) {

@@ -9,7 +9,8 @@ import (
 func TestOrders_TravelWhole(t *testing.T) {
 	want := Orders{
 		Argv: []string{"a", ""}, Env: []string{"A=ä\n"}, Dir: "/tmp", CPUs: []int{0, 1023}, Memory: 1 << 40, Processes: 1, Files: 2, CPU: 3,
-		Disk: 4, Tmp: 5, Nice: true, Mounts: []Mount{{FD: 5, Host: "/h", Inner: "/i", Folder: true}, {Writable: true}},
+		Disk: 4, Tmp: 5, Nice: true,
+		Image: "/i", ImageFD: 7, Proxy: 3128, Filter: []byte{0, 255}, Without: []string{"w"}, Mounts: []Mount{{FD: 5, Host: "/h", Inner: "/i", Folder: true}, {Writable: true}},
 	}
 	var got Orders
 	if err := Decode(bytes.NewReader(Encode(&want)), &got); err != nil || !reflect.DeepEqual(got, want) {
