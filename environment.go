@@ -17,6 +17,28 @@ type Environment struct {
 	Native        bool     `json:"native,omitempty"` // holds machine code or calls tools: not for an interpreter in wasm
 }
 
+// Words names what is asked for, as in "runs platform python in an image".
+func (e Environment) Words() string {
+	words := "platform " + string(e.Platform)
+	if e.Image != "" {
+		words += " in an image"
+	}
+	if e.Runtime != "" {
+		words += " in the runtime " + e.Runtime
+	}
+	for _, n := range e.features() {
+		switch n.feature {
+		case FeatureOutbound:
+			words += " with outbound network"
+		case FeatureDeterministic:
+			words += " deterministically"
+		case FeatureGPU:
+			words += " with a GPU"
+		}
+	}
+	return words
+}
+
 // Feature is something that some runtimes offer beyond running a platform.
 type Feature string
 

@@ -43,6 +43,7 @@ type Config struct {
 	Store      store.Catalogue
 	Blobs      Blobs
 	Strategies Strategies
+	Images     Images // nil: Apps that name images are refused
 	Work       string // existing scratch folder, best on the volume of the blobs; "" means the system's
 	Log        *slog.Logger
 }
@@ -52,13 +53,14 @@ type Catalog struct {
 	store      store.Catalogue
 	blobs      Blobs
 	strategies Strategies
+	images     Images
 	work       string
 	log        *slog.Logger
 }
 
 // New makes a Catalog over a store.
 func New(cfg Config) *Catalog {
-	c := &Catalog{store: cfg.Store, blobs: cfg.Blobs, strategies: cfg.Strategies, work: cfg.Work, log: cfg.Log}
+	c := &Catalog{store: cfg.Store, blobs: cfg.Blobs, strategies: cfg.Strategies, images: cfg.Images, work: cfg.Work, log: cfg.Log}
 	if c.work == "" {
 		c.work = os.TempDir()
 	}
@@ -167,6 +169,9 @@ func (c *Catalog) setActive(ctx context.Context, kind spare.Kind, tag string, ac
 	}
 	if active {
 		if err := runnable(app); err != nil {
+			return spare.App{}, err
+		}
+		if app, err = c.pinned(ctx, app); err != nil {
 			return spare.App{}, err
 		}
 	}

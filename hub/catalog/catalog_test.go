@@ -250,12 +250,14 @@ func TestResolve_SuggestsTheNearestName(t *testing.T) {
 
 func TestActivate_WhatNothingRunsIsRefused(t *testing.T) {
 	for extra, word := range map[string]string{
-		`"platform":"docker"`:                         "nothing runs containers yet",
-		`"platform":"wasm"`:                           "nothing runs wasm yet",
-		`"platform_config":{"container":"python:3"}`:  "nothing runs containers yet",
-		`"platform_config":{"secrets":["A"]}`:         "secrets",
-		`"platform_config":{"network":["pypi.org"]}`:  "no network yet",
-		`"platform_config":{"network":{"egress":{}}}`: "no network yet",
+		`"platform":"docker"`:                                         "names no image",
+		`"platform":"wasm"`:                                           "no .wasm module",
+		`"platform_config":{"container":"python:3"}`:                  "looks up no images",
+		`"platform_config":{"secrets":["A"]}`:                         "secrets",
+		`"device_requirements":{"gpu":["T4"]}`:                        "only an image gets",
+		`"platform":"wasm","platform_config":{"container":"a"},"x":1`: "runs in no image",
+		`"platform_config":{"deterministic":true,"runtime":"linux"}`:  "cannot promise",
+		`"platform_config":{"runtime":"wasm","network":"outbound"}`:   "neither images nor a network",
 	} {
 		s := newShelf(t)
 		p := s.push(t, app("boxed", "0.1").with(files{"manifest.json": `{"name":"boxed","version":"0.1","entrypoint":"main.py",` + extra + `}`}))

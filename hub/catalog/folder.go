@@ -45,7 +45,7 @@ func openFolder(dir string, kind spare.Kind) (*folder, error) {
 
 // readRest reads all else that the catalogue understands.
 func (f *folder) readRest() error {
-	for _, read := range []func() error{f.findEntrypoint, f.readTemplates, f.readSchemas, f.readPresets} {
+	for _, read := range []func() error{f.findEntrypoint, f.settleEnvironment, f.readTemplates, f.readSchemas, f.readPresets} {
 		if err := read(); err != nil {
 			return err
 		}

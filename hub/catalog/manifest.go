@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -53,6 +52,11 @@ func ParseManifest(raw []byte) (spare.App, []string, error) {
 	for _, key := range m.unknown() {
 		warnings = append(warnings, fmt.Sprintf("%s is not known and has no effect", m.at(key)))
 	}
+	w, err := readEnvironment(m.at("platform_config"), app)
+	if err != nil {
+		return spare.App{}, nil, err
+	}
+	app.Environment = w.Environment
 	if err := runnable(app); err != nil {
 		warnings = append(warnings, err.Error())
 	}
@@ -168,29 +172,6 @@ func checkManifest(m *object, app spare.App) error {
 	e := app.Entrypoint
 	if !utf8.ValidString(e) || strings.ContainsAny(e, "\\\x00") || path.IsAbs(e) || path.Clean(e) != e || e == "." || strings.HasPrefix(e, "..") || len(e) > 255 {
 		return &FieldError{Path: m.at("entrypoint"), Message: fmt.Sprintf("%.80q is no file inside the App's folder; name one such as main.py", e)}
-	}
-	return nil
-}
-
-// runnable says why nodes cannot run this App yet, if so: what is not enforced or not
-// served is refused before a job relies on it.
-func runnable(app spare.App) error {
-	switch app.Platform {
-	case spare.PlatformContainer:
-		return refuse("App %s asks for platform container, and nothing runs containers yet; use platform python", app.Tag())
-	case spare.PlatformWasm:
-		return refuse("App %s asks for platform wasm, and nothing runs wasm yet; use platform python", app.Tag())
-	}
-	cfg := readObject("platform_config", app.Config)
-	var secrets []json.RawMessage
-	if f, ok := cfg.take("secrets"); ok && (json.Unmarshal(f.value, &secrets) != nil || len(secrets) > 0) {
-		return refuse("App %s asks for secrets, and nothing hands secrets to Apps yet; remove platform_config.secrets", app.Tag())
-	}
-	if image := cfg.label("container"); image != "" || cfg.err != nil {
-		return refuse("App %s names the container %.80q, and nothing runs containers yet; remove platform_config.container", app.Tag(), image)
-	}
-	if n, ok := cfg.take("network"); ok && !slices.Contains([]string{`"none"`, `""`, "false"}, string(n.value)) {
-		return refuse("App %s asks for network %s, and Apps have no network yet; remove platform_config.network", app.Tag(), shorten(n.value))
 	}
 	return nil
 }

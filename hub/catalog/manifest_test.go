@@ -47,11 +47,9 @@ func TestParseManifest_UnknownKeysAndWhatCannotRunYetAreWarnings(t *testing.T) {
 	for raw, word := range map[string]string{
 		`"colour": "blue"`:                                              "manifest.json.colour is not known",
 		`"device_requirements": {"min_ram": 2}`:                         "manifest.json.device_requirements.min_ram is not known",
-		`"platform": "docker"`:                                          "nothing runs containers yet",
-		`"platform": "wasm"`:                                            "nothing runs wasm yet",
-		`"platform_config": {"container": "python:latest"}`:             "remove platform_config.container",
+		`"platform": "docker"`:                                          "names no image",
+		`"platform": "wasm"`:                                            "no .wasm module",
 		`"platform_config": {"secrets": ["MY_KEY"]}`:                    "nothing hands secrets to Apps yet",
-		`"platformConfig": {"network": "outbound"}`:                     "no network yet",
 		`"platform_config": {"container":"","secrets":[]}, "x_y": true`: "manifest.json.x_y",
 	} {
 		_, warnings, err := catalog.ParseManifest([]byte(`{"name":"a","version":"0.1","entrypoint":"main.py",` + raw + `}`))
@@ -78,6 +76,8 @@ func TestParseManifest_NamesTheFieldThatIsWrong(t *testing.T) {
 		{"platform", `"java"`, "manifest.json.platform", "one of python"},
 		{"type", `"mapper"`, "manifest.json.type", "partitioner"},
 		{"public", `"maybe"`, "manifest.json.public", "true or false"},
+		{"platform_config", `{"network":["example.org"]}`, "manifest.json.platform_config.network", "one of none, outbound"},
+		{"platform_config", `{"runtime":"vm"}`, "manifest.json.platform_config.runtime", "one of linux"},
 		{"platform_config", `[]`, "manifest.json.platform_config", "not an object"},
 		{"device_requirements", `{"min_cpu": -1}`, "manifest.json.device_requirements.min_cpu", "at least 0"},
 		{"device_requirements", `{"min_cpu": 1.5}`, "manifest.json.device_requirements.min_cpu", "whole number"},

@@ -51,8 +51,13 @@ func (c *Catalog) Plan(ctx context.Context, job spare.Job) (spare.Plan, error) {
 	if plan.Pool, err = pool(t); err != nil {
 		return spare.Plan{}, err
 	}
+	if app.Environment.Image != "" {
+		plan.Needs.Tools = nil // the image brings them
+		return plan, nil
+	}
 	tools := slices.Sorted(slices.Values(slices.Concat(app.Needs.Tools, s.tools)))
 	plan.Needs.Tools = slices.Compact(tools)
+	plan.App.Environment.Native = plan.App.Environment.Native || len(tools) > 0
 	return plan, nil
 }
 

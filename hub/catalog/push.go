@@ -146,6 +146,9 @@ func (c *Catalog) keep(ctx context.Context, f *folder, owner, work string, activ
 	if err := c.check(ctx, f, owner); err != nil {
 		return pushed, err
 	}
+	if err := c.pin(ctx, &f.app); err != nil {
+		pushed.Warnings = append(pushed.Warnings, err.Error()) // activation tries again
+	}
 	packed, _, err := pack(f, work)
 	if err != nil {
 		return pushed, err

@@ -49,7 +49,7 @@ func work() []scheduler.Event {
 	}}
 	task := spare.Task{ID: "j.0", Job: "j", State: spare.TaskReady}
 	return []scheduler.Event{
-		scheduler.JobOpened{Job: "j", App: "a", Platform: spare.PlatformPython, Owner: "o", Total: -1},
+		scheduler.JobOpened{Job: "j", App: "a", Around: spare.Environment{Platform: spare.PlatformPython}, Owner: "o", Total: -1},
 		scheduler.TasksAdded{Job: "j", Tasks: []spare.Task{task}},
 		scheduler.NodeUp{Node: node},
 		scheduler.Wanted{Node: "n", Run: 1},

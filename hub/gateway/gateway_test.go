@@ -261,7 +261,7 @@ func (r *rig) work() []byte {
 		r.t.Fatal(err)
 	}
 	err = r.gate.cfg.Dispatch.Post(r.t.Context(),
-		scheduler.JobOpened{Job: "j", App: "app", Platform: spare.PlatformPython, Owner: "o", Total: -1},
+		scheduler.JobOpened{Job: "j", App: "app", Around: spare.Environment{Platform: spare.PlatformPython}, Owner: "o", Total: -1},
 		scheduler.TasksAdded{Job: "j", Tasks: []spare.Task{task}})
 	if err != nil {
 		r.t.Fatal(err)

@@ -31,7 +31,7 @@ func (p *Pipeline) opening(ctx context.Context, job spare.Job) (scheduler.Event,
 		return nil, err
 	}
 	return scheduler.JobOpened{
-		Job: job.ID, Owner: job.Owner, App: job.Plan.App.Name, Platform: job.Plan.App.Platform,
+		Job: job.ID, Owner: job.Owner, App: job.Plan.App.Name, Around: job.Plan.App.Environment,
 		Needs: job.Plan.Needs, Pool: job.Plan.Pool, MaxRetries: job.Plan.MaxRetries,
 		Total: job.Chunks, Chunks: job.Chunks, Done: counts[spare.TaskDone],
 	}, nil

@@ -25,7 +25,7 @@ func BenchmarkCore_Events(b *testing.B) {
 	const total = 1 << 30
 	for i := range jobs {
 		core.Apply(now, JobOpened{
-			Job: spare.JobID(fmt.Sprint("job", i)), App: fmt.Sprint("app", i%5), Platform: spare.PlatformPython,
+			Job: spare.JobID(fmt.Sprint("job", i)), App: fmt.Sprint("app", i%5), Around: spare.Environment{Platform: spare.PlatformPython},
 			Owner: fmt.Sprint("owner", i%7), Total: total,
 		})
 	}

@@ -9,12 +9,12 @@ import (
 // A class is a set of requirements that tasks share: matching asks once per class and
 // node, however many tasks there are.
 type class struct {
-	id       int // index into Core.classes and node.fit
-	key      string
-	app      string
-	platform spare.Platform
-	pool     string
-	needs    spare.Requirements
+	id     int // index into Core.classes and node.fit
+	key    string
+	app    string
+	around spare.Environment
+	pool   string
+	needs  spare.Requirements
 
 	jobs     int // that refer to it
 	ready    int // tasks that could be leased now
@@ -75,12 +75,13 @@ func (c *Core) classOf(ev JobOpened) *class {
 	if err != nil { // a NaN in MinMemory: nothing satisfies it
 		needs = []byte(err.Error())
 	}
-	key := ev.App + "\x00" + string(ev.Platform) + "\x00" + ev.Pool + "\x00" + string(needs)
+	around, _ := json.Marshal(ev.Around) // words and flags only: it cannot fail
+	key := ev.App + "\x00" + string(around) + "\x00" + ev.Pool + "\x00" + string(needs)
 	if cl := c.classByKey[key]; cl != nil {
 		return cl
 	}
 	cl := &class{
-		key: key, app: ev.App, platform: ev.Platform, pool: ev.Pool, needs: ev.Needs,
+		key: key, app: ev.App, around: ev.Around, pool: ev.Pool, needs: ev.Needs,
 		byOwner: map[*owner]*queue{},
 		queues: heap[*queue]{
 			less: func(a, b *queue) bool {

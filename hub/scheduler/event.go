@@ -12,8 +12,8 @@ type JobOpened struct {
 	Job        spare.JobID
 	App        string // App name: records and back-off are kept by it
 	Needs      spare.Requirements
-	Platform   spare.Platform
-	Pool       string // "" = any pool
+	Around     spare.Environment // the zero value asks for nothing
+	Pool       string            // "" = any pool
 	Owner      string
 	MaxRetries int // failures on distinct nodes that end the job; 0 = Config.DefaultRetries
 	Total      int // chunks in all, or -1 while the input is still being cut

@@ -33,7 +33,7 @@ func fitOf(n *spare.Node, cl *class) fit {
 	switch {
 	case cl.pool != "" && n.Pool != cl.pool:
 		return fitPool
-	case cl.platform != "" && !runs(d, cl.platform):
+	case cl.around.Platform != "" && !runs(d, cl.around):
 		return fitPlatform
 	case len(need.OS) > 0 && !slices.Contains(need.OS, d.OS):
 		return fitOS
@@ -53,13 +53,11 @@ func fitOf(n *spare.Node, cl *class) fit {
 	return fitOK
 }
 
-func runs(d *spare.Device, p spare.Platform) bool {
-	for _, r := range d.Runtimes {
-		if r.OK && slices.Contains(r.Platforms, p) {
-			return true
-		}
-	}
-	return false
+// runs reports whether one of the device's runtimes serves the App: the node itself
+// chooses by the same rule.
+func runs(d *spare.Device, around spare.Environment) bool {
+	i, _ := around.Choose(d.Runtimes)
+	return i >= 0
 }
 
 // hasGPU reports whether one of the models is there; "RTX 4090" matches "NVIDIA GeForce

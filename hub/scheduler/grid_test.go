@@ -63,7 +63,7 @@ func aNode(name string) spare.Node {
 
 // open starts a job whose input was already cut into n chunks.
 func (g *grid) open(job spare.JobID, owner string, n int) {
-	g.openWith(JobOpened{Job: job, App: "app", Platform: spare.PlatformPython, Pool: "trusted", Owner: owner, Total: n}, n)
+	g.openWith(JobOpened{Job: job, App: "app", Around: spare.Environment{Platform: spare.PlatformPython}, Pool: "trusted", Owner: owner, Total: n}, n)
 }
 
 func (g *grid) openWith(ev JobOpened, n int) {

@@ -411,7 +411,7 @@ func TestScheduler_BackoffIsOfTheTaskNotOfTheJob(t *testing.T) {
 func TestScheduler_NodeBacksOffFromOneAppOnly(t *testing.T) {
 	g := newGrid(t, Config{BackoffBase: time.Hour, BackoffMax: time.Hour})
 	g.open("j", "ann", 2)
-	g.openWith(JobOpened{Job: "k", App: "other", Platform: spare.PlatformPython, Owner: "ann", Total: 1}, 1)
+	g.openWith(JobOpened{Job: "k", App: "other", Around: spare.Environment{Platform: spare.PlatformPython}, Owner: "ann", Total: 1}, 1)
 	g.up("a")
 	l := g.one("a")
 	g.report("a", l.Attempt.ID, spare.SandboxFailed)

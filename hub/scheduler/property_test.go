@@ -214,7 +214,7 @@ func (w *world) addJob(t *rapid.T) {
 	}
 	ev := JobOpened{
 		Job: spare.JobID(fmt.Sprint("j", w.njobs)), App: rapid.SampledFrom([]string{"app", "other"}).Draw(t, "app"),
-		Platform: spare.PlatformPython, Owner: rapid.SampledFrom([]string{"ann", "bob"}).Draw(t, "owner"),
+		Around: spare.Environment{Platform: spare.PlatformPython}, Owner: rapid.SampledFrom([]string{"ann", "bob"}).Draw(t, "owner"),
 		MaxRetries: rapid.IntRange(0, 4).Draw(t, "retries"),
 	}
 	if rapid.Bool().Draw(t, "needs tool") {

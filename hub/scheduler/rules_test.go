@@ -294,7 +294,7 @@ func TestScheduler_EveryWaitHasItsReason(t *testing.T) {
 				n.Device.Runtimes = []spare.Capability{{Runtime: "linux", Reason: "user namespaces are off"}}
 			}),
 			spare.Requirements{},
-			"", spare.ReasonNoPlatform, "no connected node runs platform python (linux runtime on a: user namespaces are off)",
+			"", spare.ReasonNoPlatform, "no connected node runs platform python (a: linux: user namespaces are off)",
 		},
 		"paused": {
 			with(func(n *spare.Node) {
@@ -314,7 +314,7 @@ func TestScheduler_EveryWaitHasItsReason(t *testing.T) {
 					g.core.Apply(g.now, Wanted{Node: n.ID})
 				}
 			}
-			g.openWith(JobOpened{Job: "j", App: "app", Platform: spare.PlatformPython, Owner: "ann", Pool: c.pool, Needs: c.needs, Total: 3}, 3)
+			g.openWith(JobOpened{Job: "j", App: "app", Around: spare.Environment{Platform: spare.PlatformPython}, Owner: "ann", Pool: c.pool, Needs: c.needs, Total: 3}, 3)
 			why := g.core.Why("j", g.now)
 			if len(why) != 1 || why[0].Tasks != 3 || why[0].Reason != (spare.Reason{Code: c.code, Detail: c.detail}) {
 				t.Errorf("why %+v, want 3 tasks with %s: %s", why, c.code, c.detail)

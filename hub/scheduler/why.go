@@ -185,7 +185,7 @@ func lacking(f fit, cl *class, near []*node) spare.Reason {
 	code, has, what := asked(f, cl, near)
 	detail := "no connected node " + has + " " + what
 	if f == fitPlatform {
-		detail += runtimeFault(near)
+		detail += runtimeFault(cl.around, near)
 	}
 	return spare.Reason{Code: code, Detail: detail}
 }
@@ -197,7 +197,7 @@ func asked(f fit, cl *class, near []*node) (code, has, what string) {
 	case fitPool:
 		return spare.ReasonNoNodeInPool, "is in", fmt.Sprintf("pool %q", cl.pool)
 	case fitPlatform:
-		return spare.ReasonNoPlatform, "runs", "platform " + string(cl.platform)
+		return spare.ReasonNoPlatform, "runs", cl.around.Words()
 	case fitOS:
 		return spare.ReasonNeedsOS, "runs", strings.Join(need.OS, " or ")
 	case fitArch:
@@ -220,13 +220,12 @@ func inGiB(v float64, round func(float64) float64) string {
 	return strings.TrimRight(strings.TrimRight(s, "0"), ".") + " GiB"
 }
 
-// runtimeFault quotes what a runtime's probe said on one of the nodes.
-func runtimeFault(near []*node) string {
+// runtimeFault says why one of the nodes does not run it.
+func runtimeFault(around spare.Environment, near []*node) string {
 	for _, n := range near {
-		for _, r := range n.info.Device.Runtimes {
-			if !r.OK && r.Reason != "" {
-				return fmt.Sprintf(" (%s runtime on %s: %s)", r.Runtime, n.info.Device.Name, r.Reason)
-			}
+		if len(n.info.Device.Runtimes) > 0 {
+			_, why := around.Choose(n.info.Device.Runtimes)
+			return fmt.Sprintf(" (%s: %s)", n.info.Device.Name, why)
 		}
 	}
 	return ""
