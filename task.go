@@ -83,6 +83,21 @@ type Try struct {
 	Granted time.Time `json:"granted"`
 	Ended   time.Time `json:"ended"`
 	Counts  bool      `json:"counts,omitempty"` // against the task
+
+	Checkpoint *File `json:"checkpoint,omitempty"` // what it left of itself when it was handed back
+}
+
+// Checkpoint is what the latest attempt that left anything of itself did leave, and that
+// attempt's number; nil and 0 if there is none.
+func (t Task) Checkpoint() (*File, int) {
+	var left *File
+	number := 0
+	for _, try := range t.Tries {
+		if try.Checkpoint != nil && try.Number > number {
+			left, number = try.Checkpoint, try.Number
+		}
+	}
+	return left, number
 }
 
 // An Outcome is how an attempt ended. It ends in exactly one.

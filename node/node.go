@@ -48,6 +48,7 @@ type Node struct {
 
 	mu       sync.Mutex
 	device   spare.Device
+	proved   []work.Runtime // what the probes found
 	prefs    policy.Prefs
 	decision policy.Decision
 	told     spare.Device // what the hubs were last told
@@ -167,20 +168,38 @@ func (n *Node) runLinks(ctx context.Context) error {
 // probeRuntimes finds out what can run Apps here.
 func (n *Node) probeRuntimes(ctx context.Context) []work.Runtime {
 	all, found := device.Runtimes(ctx)
-	runtimes := make([]work.Runtime, len(all))
-	for i, rt := range all {
-		runtimes[i] = work.Runtime{Runtime: rt, Capability: found[i]}
+	runtimes := make([]work.Runtime, len(found))
+	for i, c := range found {
+		runtimes[i].Capability = c
+		if i < len(all) { // where there is none, there is still a reason
+			runtimes[i].Runtime = all[i]
+		}
 	}
-	n.work.SetRuntimes(runtimes)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.device.Runtimes = found
+	n.proved = runtimes
+	n.lend()
 	for _, c := range found {
 		if !c.OK {
 			n.log.Warn("runtime does not work here", "runtime", c.Runtime, "reason", c.Reason)
 		}
 	}
 	return runtimes
+}
+
+// lend offers what of the proved runtimes the owner lends. The caller holds the lock.
+func (n *Node) lend() {
+	proved := make([]spare.Capability, len(n.proved))
+	for i, rt := range n.proved {
+		proved[i] = rt.Capability
+	}
+	lent := policy.Lend(n.prefs, proved)
+	runtimes := slices.Clone(n.proved)
+	for i := range runtimes {
+		runtimes[i].Capability = lent[i]
+	}
+	n.device.Runtimes = lent
+	n.work.SetRuntimes(runtimes)
 }
 
 // probeTools finds out which tools work, without keeping anyone waiting, and again a
@@ -259,6 +278,7 @@ func (n *Node) look(ctx context.Context) {
 		prefs = n.prefs
 	}
 	n.prefs = prefs
+	n.lend()
 	n.device.Battery = battery
 	if prefs.Name != "" {
 		n.device.Name = prefs.Name

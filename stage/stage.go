@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/bundle"
@@ -33,9 +34,11 @@ type Task struct {
 	Bundle     string // the App's bundle, unpacked: a folder on this machine
 	Root       string // the entrypoint's folder inside it, "." for the bundle's own
 	Entrypoint string // a file in Root
-	Platform   spare.Platform
-	Input      string // the chunk: a file on this machine
-	Params     []byte // JSON; "{}" if empty
+	Around     spare.Environment
+	Image      *sandbox.Image // the image that Around names, on this machine
+	GPUs       []string       // models the App asks for, if it asks for one
+	Input      string         // the chunk: a file on this machine
+	Params     []byte         // JSON; "{}" if empty
 	Chunk      int
 	JobID      spare.JobID
 	JobName    string
@@ -46,6 +49,8 @@ type Task struct {
 	Checkpoint  string // kept by the caller; "" = a folder that goes with the run
 
 	Limits sandbox.Limits
+	Grace  time.Duration  // from SIGTERM to the end when it is cancelled
+	Steer  *sandbox.Steer // pauses and resumes it; may be nil
 }
 
 // Ended is how a run ended.
@@ -126,8 +131,13 @@ func (t Task) spec(argv []string) (sandbox.Spec, string, error) {
 	if params == "" {
 		params = "{}"
 	}
+	network := sandbox.NoNetwork
+	if t.Around.Outbound {
+		network = sandbox.Outbound
+	}
 	return sandbox.Spec{
-		Argv: argv, Dir: innerApp, Mounts: mounts, Limits: t.Limits,
+		Image: t.Image, Argv: argv, Dir: innerApp, Mounts: mounts, Limits: t.Limits,
+		Network: network, GPUs: t.GPUs, Deterministic: t.Around.Deterministic, Grace: t.Grace, Steer: t.Steer,
 		Env: []string{
 			"TASK_DIR=" + innerTask,
 			"TASK_RESULTS_DIR=" + innerResults,
@@ -165,9 +175,11 @@ func command(t Task) ([]string, error) {
 		return []string{"sh", inner}, nil
 	case ".js", ".mjs":
 		return []string{"node", inner}, nil
+	case ".wasm":
+		return []string{inner}, nil
 	}
 	if info.Mode()&0o111 == 0 {
-		return nil, fmt.Errorf("the App's entrypoint %q has no ending that names an interpreter (.py, .sh, .js) and is not executable", t.Entrypoint)
+		return nil, fmt.Errorf("the App's entrypoint %q has no ending that names an interpreter (.py, .sh, .js, .wasm) and is not executable", t.Entrypoint)
 	}
 	return []string{inner}, nil
 }

@@ -40,7 +40,7 @@ func task(t *testing.T, entrypoint, code string) Task {
 		t.Fatal(err)
 	}
 	return Task{
-		Bundle: filepath.Join(dir, "bundle"), Root: "app", Entrypoint: entrypoint, Platform: spare.PlatformPython,
+		Bundle: filepath.Join(dir, "bundle"), Root: "app", Entrypoint: entrypoint, Around: spare.Environment{Platform: spare.PlatformPython},
 		Input: write("chunk", "the chunk", 0o644), Params: []byte(`{"case":"upper"}`), Chunk: 7,
 		JobID: "job", JobName: "My job", Work: work,
 		Limits: sandbox.Limits{Wall: 20 * time.Second, Memory: 1 << 30, Disk: 64 << 20},

@@ -421,3 +421,49 @@ func FuzzHandle(f *testing.F) {
 		}
 	})
 }
+
+func TestGateway_AHandedBackTaskTakesItsCheckpointToTheNextNode(t *testing.T) {
+	r := newRig(t, nil)
+	r.work()
+	first, next := r.dial("first"), r.dial("next")
+	first.join(hello())
+	next.join(hello())
+	l := first.lease()
+	if l.Checkpoint != nil {
+		t.Errorf("the first attempt was given the checkpoint %v", l.Checkpoint)
+	}
+	left := bytes.Repeat([]byte("state "), 20_000)
+	digest := spare.Sum(left)
+	if _, err := protocol.GetBlob(t.Context(), next.conn, digest, 0, io.Discard); err == nil {
+		t.Error("a node got content that is not there")
+	}
+	open := func(at int64) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(left[at:])), nil }
+	if err := protocol.PutBlob(t.Context(), first.conn, digest, int64(len(left)), open); err != nil {
+		t.Fatal(err)
+	}
+	first.say(&pb.Frame{Body: &pb.Frame_Report{Report: &pb.Report{Ended: []*pb.Ended{{
+		Attempt: l.Attempt, Outcome: pb.Outcome_OUTCOME_PREEMPTED, Checkpoint: &pb.Blob{Digest: string(digest), Size: uint64(len(left))},
+	}}}}})
+	again := next.lease()
+	if c := again.Checkpoint; c == nil || c.Digest != string(digest) || c.Name != "1" {
+		t.Fatalf("the next attempt was given the checkpoint %v", c)
+	}
+	var got bytes.Buffer
+	if _, err := protocol.GetBlob(t.Context(), next.conn, digest, 0, &got); err != nil || !bytes.Equal(got.Bytes(), left) {
+		t.Errorf("the next node got %d bytes, %v", got.Len(), err)
+	}
+}
+
+func TestGateway_ACheckpointThatIsNotThereCostsOnlyItself(t *testing.T) {
+	r := newRig(t, nil)
+	r.work()
+	p, next := r.dial("first"), r.dial("next")
+	p.join(hello())
+	next.join(hello())
+	p.say(&pb.Frame{Body: &pb.Frame_Report{Report: &pb.Report{Ended: []*pb.Ended{{
+		Attempt: p.lease().Attempt, Outcome: pb.Outcome_OUTCOME_PREEMPTED, Checkpoint: &pb.Blob{Digest: string(spare.Sum([]byte("x"))), Size: 7},
+	}}}}})
+	if l := next.lease(); l.Checkpoint != nil {
+		t.Errorf("the next attempt was given the checkpoint %v", l.Checkpoint)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -29,7 +30,7 @@ type grants struct {
 // grant is what one lease lets a node fetch.
 type grant struct {
 	at      time.Time
-	digests [2]spare.Digest // input and bundle
+	digests [2]spare.Digest // input and checkpoint
 }
 
 // plan is what a lease needs to know of its job.
@@ -37,6 +38,8 @@ type plan struct {
 	job   spare.Job
 	app   *pb.App
 	users int // leases that refer to it
+
+	content []spare.Digest // the App's bundle, and its image's blobs if the hub holds them
 }
 
 func newGrants(st store.Store) *grants {
@@ -60,7 +63,11 @@ func (g *grants) take(ctx context.Context, node spare.NodeID, attempt spare.Atte
 		p.users++
 		g.plans[task.Job] = p
 	}
-	g.held[node][attempt] = grant{at: time.Now(), digests: [2]spare.Digest{task.Input.Digest, p.job.Plan.App.Bundle}}
+	held := grant{at: time.Now(), digests: [2]spare.Digest{task.Input.Digest}}
+	if left, _ := task.Checkpoint(); left != nil {
+		held.digests[1] = left.Digest
+	}
+	g.held[node][attempt] = held
 	return p, nil
 }
 
@@ -79,7 +86,7 @@ func (g *grants) plan(ctx context.Context, id spare.JobID) (*plan, error) {
 		return nil, fmt.Errorf("job %s has no plan", id)
 	}
 	a := job.Plan.App
-	return &plan{job: job, app: &pb.App{
+	return &plan{job: job, content: []spare.Digest{a.Bundle}, app: &pb.App{
 		Name: a.Name, Version: a.Version, Revision: uint32(a.Revision), Entrypoint: a.Entrypoint,
 		Platform: string(a.Platform), PlatformConfig: a.Config, Root: a.Root,
 		Bundle: &pb.Blob{Digest: string(a.Bundle), Size: uint64(a.BundleSize)},
@@ -122,8 +129,11 @@ func (g *grants) latest(node spare.NodeID) (time.Time, bool) {
 func (g *grants) mayGet(node spare.NodeID, d spare.Digest) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, held := range g.held[node] {
+	for attempt, held := range g.held[node] {
 		if slices.Contains(held.digests[:], d) {
+			return true
+		}
+		if p := g.plans[jobOf(attempt)]; p != nil && slices.Contains(p.content, d) {
 			return true
 		}
 	}
@@ -227,12 +237,34 @@ func (g *Gateway) lease(node spare.NodeID, l scheduler.Leased) (*pb.Lease, error
 			return nil, err
 		}
 	}
+	checkpoint, err := g.checkpoint(l.Task)
+	if err != nil {
+		return nil, err
+	}
 	return &pb.Lease{
-		Attempt: string(l.Attempt.ID), Chunk: uint32(l.Task.Chunk),
+		Checkpoint: checkpoint,
+		Attempt:    string(l.Attempt.ID), Chunk: uint32(l.Task.Chunk),
 		ExpiresMs: uint32(g.cfg.Lease.Milliseconds()), App: p.app, Params: params, Input: input,
 		TimeoutS: uint32(p.job.Plan.TaskTimeout.Seconds()), JobName: p.job.Name, Owner: p.job.Owner,
 		MemoryBytes: uint64(p.job.Plan.Needs.MinMemory * (1 << 30)), Cores: uint32(max(p.job.Plan.Needs.MinCPU, 1)),
 	}, nil
+}
+
+// checkpoint is what an earlier attempt left of itself, named after its number.
+func (g *Gateway) checkpoint(t spare.Task) (*pb.Blob, error) {
+	left, number := t.Checkpoint()
+	if left == nil {
+		return nil, nil
+	}
+	b := &pb.Blob{Digest: string(left.Digest), Size: uint64(left.Size), Inline: left.Inline, Name: strconv.Itoa(number)}
+	if len(b.Inline) > 0 {
+		return b, nil
+	}
+	_, err := g.cfg.Blobs.Stat(left.Digest)
+	if err != nil {
+		return nil, nil // it begins anew rather than not at all
+	}
+	return b, nil
 }
 
 func (g *Gateway) read(d spare.Digest) ([]byte, error) {

@@ -117,8 +117,10 @@ func (s *session) report(ctx context.Context, r *pb.Report) error {
 			return fmt.Errorf("a report has the unknown outcome %d", e.Outcome)
 		}
 		ev.Outcome = spare.Outcomes[i]
+		var err error
 		if ev.Outcome == spare.Succeeded {
-			result, err := s.result(ctx, e)
+			var result *spare.Result
+			result, err = s.result(ctx, e)
 			var bad *badResult
 			switch {
 			case errors.As(err, &bad):
@@ -127,6 +129,12 @@ func (s *session) report(ctx context.Context, r *pb.Report) error {
 				return err
 			}
 			ev.Result = result
+		}
+		if ev.Outcome == spare.Preempted && e.Checkpoint != nil {
+			// One that cannot be taken is no reason to refuse the rest.
+			if ev.Checkpoint, err = s.content(ctx, "checkpoint", e.Checkpoint); err != nil && !errors.As(err, new(*badResult)) {
+				return err
+			}
 		}
 		if err := s.g.cfg.Dispatch.Post(ctx, ev); err != nil {
 			return err
@@ -144,43 +152,54 @@ func (s *session) result(ctx context.Context, e *pb.Ended) (*spare.Result, error
 	if e.Result == nil {
 		return nil, &badResult{"it names none"}
 	}
-	digest, err := spare.ParseDigest(e.Result.Digest)
-	if err != nil {
-		return nil, &badResult{err.Error()}
-	}
 	content, err := spare.ParseDigest(e.Content)
 	if err != nil {
 		return nil, &badResult{err.Error()}
 	}
-	r := &spare.Result{
-		Blob:    spare.File{Name: "result", Digest: digest, Size: int64(e.Result.Size)},
-		Content: content, Files: int(e.Files), Bytes: int64(e.Bytes),
-	}
-	if r.Bytes < 0 || r.Bytes > s.g.cfg.MaxResult || r.Blob.Size < 0 || r.Blob.Size > s.g.cfg.MaxResult {
+	r := &spare.Result{Content: content, Files: int(e.Files), Bytes: int64(e.Bytes)}
+	if r.Bytes < 0 || r.Bytes > s.g.cfg.MaxResult {
 		return nil, &badResult{fmt.Sprintf("it is larger than the %d bytes allowed", s.g.cfg.MaxResult)}
 	}
-	if len(e.Result.Inline) == 0 {
+	blob, err := s.content(ctx, "result", e.Result)
+	if err != nil {
+		return nil, err
+	}
+	r.Blob = *blob
+	return r, nil
+}
+
+// content checks that the hub holds content that a report names, or stores it if it came
+// along. An error other than a badResult is the hub's own.
+func (s *session) content(ctx context.Context, name string, b *pb.Blob) (*spare.File, error) {
+	digest, err := spare.ParseDigest(b.Digest)
+	if err != nil {
+		return nil, &badResult{err.Error()}
+	}
+	f := &spare.File{Name: name, Digest: digest, Size: int64(b.Size)}
+	if f.Size < 0 || f.Size > s.g.cfg.MaxResult {
+		return nil, &badResult{fmt.Sprintf("it is larger than the %d bytes allowed", s.g.cfg.MaxResult)}
+	}
+	if len(b.Inline) == 0 {
 		size, err := s.g.cfg.Blobs.Stat(digest)
 		if err != nil {
 			return nil, &badResult{"it was not uploaded"}
 		}
-		if size != r.Blob.Size {
-			return nil, &badResult{fmt.Sprintf("it was declared with %d bytes and has %d", r.Blob.Size, size)}
+		if size != f.Size {
+			return nil, &badResult{fmt.Sprintf("it was declared with %d bytes and has %d", f.Size, size)}
 		}
-		return r, nil
+		return f, nil
 	}
-	inline := e.Result.Inline
-	if len(inline) > protocol.InlineLimit || int64(len(inline)) != r.Blob.Size || spare.Sum(inline) != digest {
+	if len(b.Inline) > protocol.InlineLimit || int64(len(b.Inline)) != f.Size || spare.Sum(b.Inline) != digest {
 		return nil, &badResult{"its bytes do not match its digest and size"}
 	}
-	if len(inline) <= spare.InlineLimit {
-		r.Blob.Inline = inline
-		return r, nil
+	if len(b.Inline) <= spare.InlineLimit {
+		f.Inline = b.Inline
+		return f, nil
 	}
-	if _, _, err := s.g.cfg.Blobs.Put(ctx, bytes.NewReader(inline)); err != nil {
-		return nil, err // the hub's fault: the node reports again when it is back
+	if _, _, err := s.g.cfg.Blobs.Put(ctx, bytes.NewReader(b.Inline)); err != nil {
+		return nil, err // the node reports again when the hub can take it
 	}
-	return r, nil
+	return f, nil
 }
 
 func tail(b []byte, most int) []byte {

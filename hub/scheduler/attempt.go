@@ -124,7 +124,7 @@ func (c *Core) cancelLost(t *task, won spare.AttemptID, reason string) {
 func (c *Core) expire(now time.Time, a *attempt) {
 	a.row.Message = "the node was silent for longer than its lease"
 	c.end(now, a, spare.Lost)
-	c.failed(now, a.task, a.node, &a.row)
+	c.failed(now, a.task, a.node, &a.row, nil)
 }
 
 // revive gives the lease back to a node that turns out to work on a lost attempt, if the

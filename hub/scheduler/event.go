@@ -106,6 +106,8 @@ type Reported struct {
 	Log      string // the tail, at most 64 KiB
 	Usage    spare.Usage
 	Result   *spare.Result
+
+	Checkpoint *spare.File // of an attempt that is handed back, if it left one
 }
 
 func (JobOpened) event()        {}

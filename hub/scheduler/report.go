@@ -80,6 +80,9 @@ func (c *Core) ended(now time.Time, t *task, live *attempt, row *spare.Attempt, 
 	}
 	row.Ended, row.Outcome = &now, outcome
 	row.ExitCode, row.Message, row.Log, row.Usage = ev.ExitCode, ev.Message, ev.Log, ev.Usage
+	if outcome != spare.Preempted {
+		ev.Checkpoint = nil // an App that failed may have failed for what it wrote there
+	}
 	if live != nil {
 		c.end(now, live, outcome)
 		t.job.settle(live.charged, cpuSeconds(ev.Usage, live.charged))
@@ -91,7 +94,7 @@ func (c *Core) ended(now time.Time, t *task, live *attempt, row *spare.Attempt, 
 		c.accept(now, t, n, row)
 		return
 	}
-	c.failed(now, t, n, row)
+	c.failed(now, t, n, row, ev.Checkpoint)
 }
 
 // cpuSeconds is what an attempt used, or as much as was charged if it does not say.
@@ -126,12 +129,13 @@ func (c *Core) accept(now time.Time, t *task, n *node, row *spare.Attempt) {
 }
 
 // failed places the blame for an attempt that brought no result, and queues its task
-// again or ends the job.
-func (c *Core) failed(now time.Time, t *task, n *node, row *spare.Attempt) {
+// again or ends the job. checkpoint is what a preempted one left of itself.
+func (c *Core) failed(now time.Time, t *task, n *node, row *spare.Attempt, checkpoint *spare.File) {
 	counts := row.Outcome.BlamesTask() && c.counts(t, n)
 	tries := trim(t.row.Tries)
 	t.row.Tries = append(tries[:len(tries):len(tries)], spare.Try{
 		Number: row.Number, Node: n.id, Outcome: row.Outcome, Granted: row.Granted, Ended: now, Counts: counts,
+		Checkpoint: checkpoint,
 	})
 	c.touch(t)
 	c.blameNode(now, t, n, row.Outcome)

@@ -488,3 +488,18 @@ func TestScheduler_LateReportOfATaskBeyondTheWindowIsTaken(t *testing.T) {
 		t.Fatalf("the same again got %+v", ack)
 	}
 }
+
+func TestScheduler_OnlyAHandedBackTaskKeepsACheckpoint(t *testing.T) {
+	for outcome, want := range map[spare.Outcome]bool{spare.Preempted: true, spare.AppFailed: false, spare.SandboxFailed: false} {
+		g := newGrid(t, Config{})
+		g.open("j", "ann", 1)
+		g.up("a", "b")
+		left := &spare.File{Name: "checkpoint", Digest: spare.Sum([]byte("state")), Size: 5}
+		g.reportAs(Reported{Node: nodeID("a"), Attempt: g.one("a").Attempt.ID, Outcome: outcome, Checkpoint: left})
+		g.pass(time.Minute)
+		file, number := g.one("b").Task.Checkpoint()
+		if (file != nil) != want || want && number != 1 {
+			t.Errorf("after %s the task has the checkpoint %v of attempt %d", outcome, file, number)
+		}
+	}
+}

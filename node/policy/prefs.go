@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,6 +35,10 @@ type Prefs struct {
 	Cores  int    `json:"cores,omitempty"`  // how many at most
 	Memory Size   `json:"memory,omitempty"` // how much at most
 	Disk   Size   `json:"disk,omitempty"`   // how much the cache may hold
+
+	Runtimes Runtimes `json:"runtimes,omitempty"` // which may be used; "" = all
+	Network  Net      `json:"network,omitempty"`  // none or outbound; "" = none
+	GPU      bool     `json:"gpu,omitempty"`      // whether Apps may use it
 }
 
 // Default is what holds until the owner says otherwise.
@@ -64,6 +69,21 @@ var setters = []struct {
 		"disk", "how much the cache may hold, as 20GiB; 0: a quarter of the volume, at most 20GiB",
 		func(p *Prefs, v string) (err error) { p.Disk, err = ParseSize(v); return err },
 		func(p Prefs) string { return p.Disk.String() },
+	},
+	{
+		"runtimes", "which runtimes may be used, as linux,wasm; wasm alone lets nothing native run; empty: all that work",
+		func(p *Prefs, v string) error { p.Runtimes = Runtimes(v); return nil },
+		func(p Prefs) string { return string(p.Runtimes) },
+	},
+	{
+		"network", "none: Apps reach no network; outbound: those that ask for it reach public addresses",
+		func(p *Prefs, v string) error { p.Network = Net(v); return nil },
+		func(p Prefs) string { return string(cmp.Or(p.Network, NetNone)) },
+	},
+	{
+		"gpu", "true: Apps that ask for a GPU may use it; false: none may",
+		func(p *Prefs, v string) (err error) { p.GPU, err = strconv.ParseBool(v); return err },
+		func(p Prefs) string { return strconv.FormatBool(p.GPU) },
 	},
 	{
 		"name", "the name shown for this machine; empty: its host name",
@@ -124,10 +144,12 @@ func (p Prefs) check() error {
 		return fmt.Errorf("preference memory: %s is too little to run anything; use 64MiB or more", p.Memory)
 	case p.Disk != 0 && p.Disk < 64<<20:
 		return fmt.Errorf("preference disk: %s is too little to run anything; use 64MiB or more", p.Disk)
+	case p.Network != "" && p.Network != NetNone && p.Network != NetOutbound:
+		return fmt.Errorf("preference network: %q is not allowed; use none or outbound", p.Network)
 	case len(p.Name) > 64 || strings.ContainsFunc(p.Name, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return fmt.Errorf("preference name: use at most 64 printable characters")
 	}
-	return nil
+	return p.Runtimes.check()
 }
 
 // Load reads preferences from a file; a missing file is the default. Unknown keys

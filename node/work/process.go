@@ -20,7 +20,6 @@ import (
 	"github.com/spare-compute/spare/node/cache"
 	"github.com/spare-compute/spare/protocol"
 	"github.com/spare-compute/spare/protocol/pb"
-	"github.com/spare-compute/spare/sandbox"
 	"github.com/spare-compute/spare/stage"
 )
 
@@ -135,31 +134,6 @@ func (e *Executor) awaitCores(a *attempt) error {
 		e.release(a)
 	}
 	return context.Cause(a.ctx)
-}
-
-func (e *Executor) run(a *attempt, m *materials, dir string) stage.Ended {
-	rt, err := e.runtime(spare.Platform(a.lease.App.Platform))
-	if err != nil {
-		return stage.Ended{Outcome: spare.SandboxFailed, Message: sentence(err)}
-	}
-	e.mu.Lock()
-	limits := e.limits
-	e.mu.Unlock()
-	memory := a.lease.MemoryBytes
-	if memory == 0 {
-		memory = limits.Memory / uint64(max(1, limits.Cores)) * uint64(a.cores)
-	}
-	l := a.lease
-	job, _, _ := strings.Cut(string(a.id), ".")
-	return stage.RunApp(a.ctx, rt, stage.Task{
-		Bundle: m.app, Root: l.App.Root, Entrypoint: l.App.Entrypoint, Platform: spare.Platform(l.App.Platform),
-		Input: m.input, Params: l.Params, Chunk: int(l.Chunk), JobName: l.JobName, JobID: spare.JobID(job),
-		Work: dir,
-		Limits: sandbox.Limits{
-			CPUs: float64(a.cores), Memory: int64(memory), Disk: int64(limits.Disk),
-			Wall: time.Duration(l.TimeoutS) * time.Second, Nice: true,
-		},
-	})
 }
 
 // report puts how a run ended into the wire's words.

@@ -10,6 +10,7 @@ package work
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/node/cache"
+	"github.com/spare-compute/spare/protocol/pb"
 	"github.com/spare-compute/spare/sandbox"
 )
 
@@ -147,22 +149,31 @@ func (e *Executor) SetRuntimes(r []Runtime) {
 	e.cfg.Runtimes = r
 }
 
-// runtime is the first working one that serves the platform.
-func (e *Executor) runtime(p spare.Platform) (sandbox.Runtime, error) {
+// runtime is the one that serves the App, by the same rule as the hub's.
+func (e *Executor) runtime(around spare.Environment) (sandbox.Runtime, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	why := "there is none for this system"
-	for _, r := range e.cfg.Runtimes {
-		switch {
-		case !r.Capability.OK:
-			why = r.Capability.Runtime + ": " + r.Capability.Reason
-		case slices.Contains(r.Capability.Platforms, p):
-			return r.Runtime, nil
-		default:
-			why = r.Capability.Runtime + " does not serve it"
-		}
+	offered := make([]spare.Capability, len(e.cfg.Runtimes))
+	for i, r := range e.cfg.Runtimes {
+		offered[i] = r.Capability
 	}
-	return nil, fmt.Errorf("no runtime for platform %q works on this node (%s)", p, why)
+	i, why := around.Choose(offered)
+	if i < 0 {
+		return nil, fmt.Errorf("this node does not run %s (%s)", around.Words(), why)
+	}
+	return e.cfg.Runtimes[i].Runtime, nil
+}
+
+// environment is what the lease says that the App needs around it.
+func environment(app *pb.App) (spare.Environment, error) {
+	around := spare.Environment{Platform: spare.Platform(app.Platform)}
+	if len(app.Environment) == 0 {
+		return around, nil
+	}
+	if err := json.Unmarshal(app.Environment, &around); err != nil {
+		return around, fmt.Errorf("the hub's word of what the App needs around it cannot be read: %w", err)
+	}
+	return around, nil
 }
 
 // dispatch starts what is ready and fits, in the order it came. An attempt that needs

@@ -1125,6 +1125,7 @@ type App struct {
 	Root           string                 `protobuf:"bytes,8,opt,name=root,proto3" json:"root,omitempty"`                                   // the entrypoint's folder inside the bundle
 	Environment    []byte                 `protobuf:"bytes,9,opt,name=environment,proto3" json:"environment,omitempty"`                     // spare.Environment as JSON
 	ImageOnHub     bool                   `protobuf:"varint,10,opt,name=image_on_hub,json=imageOnHub,proto3" json:"image_on_hub,omitempty"` // the image's blobs come from the hub, by digest
+	Gpus           []string               `protobuf:"bytes,12,rep,name=gpus,proto3" json:"gpus,omitempty"`                                  // models the App asks for, any of them
 	Signed         []byte                 `protobuf:"bytes,11,opt,name=signed,proto3" json:"signed,omitempty"`                              // the publisher's signed manifest; empty if it has none
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -1228,6 +1229,13 @@ func (x *App) GetImageOnHub() bool {
 		return x.ImageOnHub
 	}
 	return false
+}
+
+func (x *App) GetGpus() []string {
+	if x != nil {
+		return x.Gpus
+	}
+	return nil
 }
 
 func (x *App) GetSigned() []byte {
@@ -2274,7 +2282,7 @@ const file_spare_proto_rawDesc = "" +
 	"\x05cores\x18\v \x01(\rR\x05cores\x12.\n" +
 	"\n" +
 	"checkpoint\x18\f \x01(\v2\x0e.spare.v1.BlobR\n" +
-	"checkpoint\"\xcc\x02\n" +
+	"checkpoint\"\xe0\x02\n" +
 	"\x03App\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -2289,7 +2297,8 @@ const file_spare_proto_rawDesc = "" +
 	"\venvironment\x18\t \x01(\fR\venvironment\x12 \n" +
 	"\fimage_on_hub\x18\n" +
 	" \x01(\bR\n" +
-	"imageOnHub\x12\x16\n" +
+	"imageOnHub\x12\x12\n" +
+	"\x04gpus\x18\f \x03(\tR\x04gpus\x12\x16\n" +
 	"\x06signed\x18\v \x01(\fR\x06signed\"^\n" +
 	"\x04Blob\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
