@@ -35,7 +35,8 @@ type Config struct {
 	Lease         time.Duration
 	HeartbeatBusy time.Duration
 	HeartbeatIdle time.Duration
-	MaxResult     int64 // bytes of one result blob
+	MaxResult     int64          // bytes of one result blob
+	Public        []spare.Digest // what every node may fetch
 }
 
 // A Gateway holds the sessions of all connected nodes.

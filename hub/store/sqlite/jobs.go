@@ -269,6 +269,7 @@ func (s *Store) References(ctx context.Context) (map[spare.Digest]struct{}, erro
 			`SELECT bundle FROM apps`,
 			`SELECT DISTINCT input_digest FROM tasks WHERE input IS NULL`,
 			`SELECT result ->> '$.blob.digest' FROM tasks WHERE result IS NOT NULL`,
+			`SELECT try.value ->> '$.checkpoint.digest' FROM tasks, json_each(tasks.tries) try WHERE tasks.tries LIKE '%"checkpoint"%'`,
 		} {
 			if err := c.rows(add, sql); err != nil {
 				return err

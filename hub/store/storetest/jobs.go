@@ -158,10 +158,12 @@ func references(t *testing.T, s store.Store) {
 	ok(t, s.AddTasks(ctx, someTasks("j", 0, 2)))
 	done := someTasks("j", 0, 1)
 	done[0].State, done[0].Result = spare.TaskDone, &spare.Result{Blob: spare.File{Digest: digest("result")}}
-	ok(t, s.Commit(ctx, scheduler.Ledger{Tasks: done}))
+	back := someTasks("j", 1, 2)
+	back[0].Tries = []spare.Try{{Number: 1, Checkpoint: &spare.File{Digest: digest("checkpoint")}}, {Number: 2}}
+	ok(t, s.Commit(ctx, scheduler.Ledger{Tasks: append(done, back...)}))
 	want := map[spare.Digest]struct{}{}
 	for _, d := range []spare.Digest{
-		digest("bundle"), digest("source"), digest("pinned bundle"), digest("output"), digest("result"), digest("j.0"), digest("j.1"),
+		digest("bundle"), digest("source"), digest("pinned bundle"), digest("output"), digest("result"), digest("checkpoint"), digest("j.0"), digest("j.1"),
 	} {
 		want[d] = struct{}{}
 	}
