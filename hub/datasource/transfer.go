@@ -208,14 +208,19 @@ func contentRange(s string) (start, total int64, err error) {
 	if !ok || !dash || !strings.HasPrefix(s, "bytes ") {
 		return 0, 0, fmt.Errorf("content range %.60q", s)
 	}
-	if start, err = strconv.ParseInt(first, 10, 64); err != nil {
+	// No sign is part of a number here.
+	from, err := strconv.ParseUint(first, 10, 63)
+	if err != nil {
 		return 0, 0, err
 	}
 	if size == "*" {
-		return start, -1, nil
+		return int64(from), -1, nil
 	}
-	total, err = strconv.ParseInt(size, 10, 64)
-	return start, total, err
+	all, err := strconv.ParseUint(size, 10, 63)
+	if err != nil || all < from {
+		return 0, 0, fmt.Errorf("content range %.60q", s)
+	}
+	return int64(from), int64(all), nil
 }
 
 // fits refuses content that is larger than an input may be.
