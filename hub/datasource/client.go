@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/go-retryablehttp"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/egress"
 )
 
 const (
@@ -32,7 +33,7 @@ var errRedirect = errors.New("the redirect is not followed")
 // newClient makes the client that every request goes through. It knows no proxy: through
 // one, the address rule could not be enforced.
 func (f *Fetcher) newClient() *http.Client {
-	dialer := &net.Dialer{Timeout: dialTimeout, ControlContext: f.control}
+	dialer := &net.Dialer{Timeout: dialTimeout, ControlContext: f.rule.Control}
 	return &http.Client{
 		Transport: &http.Transport{
 			DialContext:            dialer.DialContext,
@@ -109,7 +110,7 @@ func mayRetry(ctx context.Context, res *http.Response, err error) (bool, error) 
 	}
 	if err != nil {
 		var (
-			address *AddressError
+			address *egress.AddressError
 			name    *net.DNSError
 			cert    *tls.CertificateVerificationError
 			record  tls.RecordHeaderError

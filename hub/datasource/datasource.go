@@ -1,9 +1,8 @@
 // Package datasource brings a job's input into the blob store: it fetches what a url
-// names, and stands in for an input where a job has none. It owns the rule which
-// addresses the hub may speak to on a submitter's behalf, and enforces it on the very
-// address that is dialled, so that neither a redirect nor a name that changes its meaning
-// gets around it. Uploads do not pass through here; the API takes them. The pipeline
-// calls Fetch, the API checks sources and destinations when they are set.
+// names, and stands in for an input where a job has none. Which addresses the hub speaks
+// to on a submitter's behalf is package egress's rule, which holds for every request and
+// redirect. Uploads do not pass through here; the API takes them. The pipeline calls
+// Fetch, the API checks sources and destinations when they are set.
 package datasource
 
 import (
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/egress"
 )
 
 // Blobs takes what is fetched; blob.Disk is one.
@@ -47,6 +47,7 @@ const (
 // A Fetcher fetches inputs under the address rule. It is safe for concurrent use.
 type Fetcher struct {
 	opt    Options
+	rule   egress.Rule
 	client *http.Client
 }
 
@@ -61,7 +62,7 @@ func New(opt Options) *Fetcher {
 	if opt.Backoff <= 0 {
 		opt.Backoff = defaultBackoff
 	}
-	f := &Fetcher{opt: opt}
+	f := &Fetcher{opt: opt, rule: egress.Rule{Allow: opt.Allow, Hint: "an operator can allow it with --allow-fetch"}}
 	f.client = f.newClient()
 	return f
 }
@@ -149,7 +150,7 @@ func (f *Fetcher) parse(dp spare.DataPoint) (*url.URL, error) {
 		return nil, fmt.Errorf("data source url: %w", err)
 	}
 	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
-		if err := f.allowed(addr); err != nil {
+		if err := f.rule.Check(addr); err != nil {
 			return nil, fmt.Errorf("fetch %s: %w", show(u), err)
 		}
 	}

@@ -1,22 +1,6 @@
-package datasource
+package egress
 
-import (
-	"context"
-	"fmt"
-	"net/netip"
-	"syscall"
-)
-
-// An AddressError says that the hub does not fetch from an address.
-type AddressError struct {
-	Addr netip.Addr
-	What string // "a private address"
-}
-
-func (e *AddressError) Error() string {
-	return fmt.Sprintf("%s is %s; an operator can allow it with --allow-fetch %s",
-		e.Addr, e.What, netip.PrefixFrom(e.Addr, e.Addr.BitLen()))
-}
+import "net/netip"
 
 // special are the addresses, beyond those that package netip knows, behind which there is
 // no server of the public Internet: IANA's special-purpose registries, and the addresses
@@ -28,6 +12,7 @@ var special = []struct {
 	{netip.MustParsePrefix("168.63.129.16/32"), "a cloud provider's metadata address"},
 	{netip.MustParsePrefix("100.100.100.200/32"), "a cloud provider's metadata address"},
 	{netip.MustParsePrefix("169.254.169.254/32"), "a cloud provider's metadata address"},
+	{netip.MustParsePrefix("169.254.170.2/32"), "a cloud provider's metadata address"},
 	{netip.MustParsePrefix("192.0.0.192/32"), "a cloud provider's metadata address"},
 	{netip.MustParsePrefix("fd00:ec2::/32"), "a cloud provider's metadata address"},
 	{netip.MustParsePrefix("0.0.0.0/8"), "an address of this machine"},
@@ -40,7 +25,7 @@ var special = []struct {
 	{netip.MustParsePrefix("203.0.113.0/24"), "a reserved address"},
 	{netip.MustParsePrefix("240.0.0.0/4"), "a reserved address"},
 	{netip.MustParsePrefix("fec0::/10"), "a private address"},
-	{netip.MustParsePrefix("2001::/23"), "a reserved address"},
+	{netip.MustParsePrefix("2001::/23"), "a reserved address"}, // Teredo among them
 	{netip.MustParsePrefix("2001:db8::/32"), "a reserved address"},
 	{netip.MustParsePrefix("3fff::/20"), "a reserved address"},
 }
@@ -51,7 +36,8 @@ var (
 	global = netip.MustParsePrefix("2000::/3") // all there is of the public Internet in IPv6
 )
 
-// classify says what an address is if it is not a public one, or "".
+// classify says what an address is if it is not a public one, or "". An address that
+// carries another in it is what that one is.
 func classify(a netip.Addr) string {
 	a = a.Unmap().WithZone("")
 	for _, s := range special {
@@ -81,30 +67,8 @@ func classify(a netip.Addr) string {
 		return classify(netip.AddrFrom4([4]byte(b[2:6])))
 	case !global.Contains(a):
 		return "a reserved address"
+	case b[8]&^2 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe: // ISATAP, RFC 5214
+		return classify(netip.AddrFrom4([4]byte(b[12:16])))
 	}
 	return ""
-}
-
-// allowed is the address rule.
-func (f *Fetcher) allowed(a netip.Addr) error {
-	a = a.Unmap().WithZone("")
-	for _, p := range f.opt.Allow {
-		if p.Masked().Contains(a) {
-			return nil
-		}
-	}
-	if what := classify(a); what != "" {
-		return &AddressError{Addr: a, What: what}
-	}
-	return nil
-}
-
-// control is called with every address just before it is dialled, when no name is left
-// that could be looked up once more.
-func (f *Fetcher) control(_ context.Context, network, address string, _ syscall.RawConn) error {
-	ap, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("dial %s %q: it is no address", network, address)
-	}
-	return f.allowed(ap.Addr())
 }
