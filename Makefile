@@ -27,12 +27,17 @@ go:
 .PHONY: setup
 setup: go ## install what the tests and the demo need and this machine lacks
 	@scripts/setup.sh all
+	@scripts/runtimes.sh --cache
 
 .PHONY: build
 build: go ## build spare, spare-hub and spare-node into bin/
 	@mkdir -p bin
 	@for p in $(PROGRAMS); do $(GOBUILD) -o bin/$$p ./cmd/$$p; done
 	@echo "built bin/: $(PROGRAMS) ($(VERSION))"
+
+.PHONY: runtimes
+runtimes: go ## build what hubs hand out to run Python on WebAssembly into bin/runtimes/
+	@scripts/runtimes.sh
 
 .PHONY: demo
 demo: go ## a hub, three nodes, a video, a kill; VIDEO=file uses yours
@@ -44,6 +49,10 @@ demo: go ## a hub, three nodes, a video, a kill; VIDEO=file uses yours
 .PHONY: test
 test: setup ## run every test with the race detector, fuzz seeds included
 	CGO_ENABLED=1 go test -race -count=1 -timeout $(TESTTIME) ./...
+
+.PHONY: attacks
+attacks: setup ## every attack on every runtime, and on podman and bubblewrap; writes docs/sandbox.md
+	SPARE_LONG=1 CGO_ENABLED=0 go test -count=1 -timeout $(TESTTIME) ./sandbox -run '^TestAttacks$$' -update
 
 .PHONY: fuzz
 fuzz: go ## run each fuzz target for FUZZTIME (60s)

@@ -66,8 +66,9 @@ type Capability struct {
 	Platforms []Platform `json:"platforms,omitempty"`
 	Features  []Feature  `json:"features,omitempty"`
 	OK        bool       `json:"ok"`
-	Reason    string     `json:"reason,omitempty"` // why not, when not OK
-	Walls     []string   `json:"walls,omitempty"`  // what contains the program here
+	Reason    string     `json:"reason,omitempty"`  // why not, when not OK
+	Walls     []string   `json:"walls,omitempty"`   // what contains the program here
+	Missing   []string   `json:"missing,omitempty"` // walls that do not stand here, "name: why"
 	Version   string     `json:"version,omitempty"`
 }
 

@@ -64,6 +64,8 @@ func (e Environment) Refusal(c Capability) string {
 		return "the App asks for the runtime " + e.Runtime
 	case !slices.Contains(c.Platforms, e.Platform):
 		return "it does not serve platform " + string(e.Platform)
+	case e.Platform == PlatformContainer && e.Image == "":
+		return "the App names no image"
 	case e.Native && e.Platform == PlatformPython && c.Runtime == "wasm":
 		return "the App holds machine code or calls tools"
 	}
@@ -71,6 +73,9 @@ func (e Environment) Refusal(c Capability) string {
 		if !slices.Contains(c.Features, need.feature) {
 			return need.missing
 		}
+	}
+	if c.Runtime == "engine" && e.Image == "" {
+		return "it runs images only, and the App names none"
 	}
 	return ""
 }

@@ -23,6 +23,7 @@ func TestEnvironment_Choose(t *testing.T) {
 		{"an image without an engine", Environment{Platform: PlatformContainer, Image: "i"}, []Capability{engine, linux}, "linux"},
 		{"Python in an image", Environment{Platform: PlatformPython, Image: "i"}, []Capability{wasm, engine}, "engine"},
 		{"an image where nothing runs one", Environment{Platform: PlatformPython, Image: "i"}, []Capability{wasm}, "!runs no images"},
+		{"a container of no image", Environment{Platform: PlatformContainer}, []Capability{linux}, "!names no image"},
 		{"a GPU", Environment{Platform: PlatformContainer, Image: "i", GPU: true}, []Capability{linux, engine}, "engine"},
 		{"a network the owner does not lend", Environment{Platform: PlatformPython, Outbound: true}, []Capability{wasm, engine}, "!no outbound network"},
 		{"a network", Environment{Platform: PlatformPython, Outbound: true}, []Capability{linux, engine}, "linux"},

@@ -22,15 +22,15 @@ var ownOwner = sync.OnceValue(func() bool {
 	}
 	for _, file := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
 		text, err := os.ReadFile(file)
-		if err != nil || !maps(string(text), ownID) {
+		if err != nil || !covers(string(text), ownID) {
 			return false
 		}
 	}
 	return true
 })
 
-// maps reports whether an id map's text covers id.
-func maps(text string, id uint64) bool {
+// covers reports whether an id map's text covers id.
+func covers(text string, id uint64) bool {
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
 		if len(f) != 3 {

@@ -2,7 +2,7 @@ package sandbox
 
 import "testing"
 
-func TestMaps_ReadsAnIDMap(t *testing.T) {
+func TestCovers_ReadsAnIDMap(t *testing.T) {
 	for text, want := range map[string]bool{
 		"         0          0 4294967295\n": true,
 		"0 1000 1\n":                         false,
@@ -10,7 +10,7 @@ func TestMaps_ReadsAnIDMap(t *testing.T) {
 		"0 0 1\n60999 60999 1\n":             true,
 		"":                                   false,
 	} {
-		if maps(text, ownID) != want {
+		if covers(text, ownID) != want {
 			t.Errorf("%q", text)
 		}
 	}

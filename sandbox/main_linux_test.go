@@ -27,7 +27,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(orphanEnv); dir != "" {
 		runForever(dir)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	Settle()
+	os.Exit(code)
 }
 
 func TestAsOrdinaryUser(t *testing.T) {
@@ -88,6 +90,12 @@ type ended struct {
 // python runs a script inside and fails the test if the sandbox does.
 func python(t testing.TB, script string, change func(*Spec)) ended {
 	t.Helper()
+	return pythonWithout(t, nil, script, change)
+}
+
+// pythonWithout does so with some walls left out.
+func pythonWithout(t testing.TB, walls []string, script string, change func(*Spec)) ended {
+	t.Helper()
 	var out bytes.Buffer
 	s := Spec{
 		Argv: []string{"python3", "-c", "import os, sys, errno, ctypes, socket, time\n" + script}, Stdout: &out, Stderr: &out,
@@ -96,7 +104,7 @@ func python(t testing.TB, script string, change func(*Spec)) ended {
 	if change != nil {
 		change(&s)
 	}
-	r, err := linux{}.Run(t.Context(), s)
+	r, err := linux{without: walls}.Run(t.Context(), s)
 	if err != nil {
 		t.Fatalf("the sandbox failed: %v\n%s", err, out.Bytes())
 	}
@@ -110,6 +118,13 @@ func (e ended) wantOK(t testing.TB) {
 		t.Fatalf("inside: %+v\n%s", e.Result, e.out)
 	}
 }
+
+// signalFirst is a script: a signal to the first process has no effect, if it is not
+// refused.
+const signalFirst = `
+try: os.kill(1, 15)
+except PermissionError: pass
+`
 
 // denied is a Python helper: it runs f and complains unless that fails with an OSError.
 const denied = `

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"io"
 	"sync/atomic"
+	"time"
 )
 
 // output hands on what a program prints until the limit is used up, and drops the
@@ -19,10 +20,17 @@ func newOutput(limit int64) *output {
 	return o
 }
 
+// floodPause slows what is only thrown away to one buffer, as much as a pipe holds, in
+// this time: 64 MB/s. A flood then costs its maker time, and the machine none.
+const floodPause = time.Millisecond
+
 // drain reads r to its end. A writer that fails gets nothing more.
 func (o *output) drain(r io.Reader, w io.Writer) {
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, 64<<10)
 	for {
+		if o.truncated.Load() {
+			time.Sleep(floodPause)
+		}
 		n, err := r.Read(buf)
 		if keep := o.take(n); keep > 0 && w != nil {
 			if _, werr := w.Write(buf[:keep]); werr != nil {

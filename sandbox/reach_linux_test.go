@@ -119,10 +119,14 @@ os.execv("/spare/ro/python", ["python", "-c", "import os; print('ok' if os.getre
 
 func TestLinux_MasksTheKernelsFiles(t *testing.T) {
 	python(t, denied+`
-for name in ["kcore", "keys", "key-users", "kmsg", "kallsyms", "modules", "timer_list", "cmdline", "partitions", "diskstats"]:
+for name in ["kcore", "keys", "key-users", "kmsg", "kallsyms", "modules", "timer_list", "cmdline", "partitions", "diskstats", "interrupts", "softirqs", "schedstat", "locks", "latency_stats", "sched_debug"]:
     try: text = open("/proc/" + name, "rb").read(10)
     except OSError: continue
     if text: bad.append(name)
+for name in ["acpi", "bus", "driver", "fs", "irq", "pressure", "scsi", "tty"]:
+    if os.path.exists("/proc/" + name) and os.listdir("/proc/" + name): bad.append(name)
+for name in ["meminfo", "cpuinfo", "stat", "uptime", "loadavg", "filesystems", "self/net/dev"]:
+    if not open("/proc/" + name).read(): bad.append("no " + name)
 for name in ["/sys", "/sys/firmware", "/sys/class", "/dev/mem", "/dev/kmsg", "/dev/tty", "/dev/ptmx", "/dev/fuse", "/dev/kvm"]:
     denied(name, lambda n: os.listdir(n) if os.path.isdir(n) else open(n), name)
 finish()`, nil).wantOK(t)

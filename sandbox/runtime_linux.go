@@ -9,14 +9,16 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/egress"
+	"github.com/spare-compute/spare/sandbox/cgroup"
 	"github.com/spare-compute/spare/sandbox/first"
 )
 
@@ -30,7 +32,11 @@ func Unavailable() spare.Capability {
 
 // linux contains programs with the kernel's own means: namespaces, a root of its own,
 // no capabilities, resource limits. It works for root and for an ordinary user.
-type linux struct{}
+type linux struct {
+	without []string    // walls left out; tests only
+	probing bool        // try the walls instead of running a program
+	rule    egress.Rule // what programs with Outbound may call; its zero value but for tests
+}
 
 func (linux) Name() string { return "linux" }
 
@@ -49,7 +55,7 @@ const (
 )
 
 // Run implements Runtime.
-func (linux) Run(ctx context.Context, s Spec) (Result, error) {
+func (l linux) Run(ctx context.Context, s Spec) (Result, error) {
 	if err := s.Check(); err != nil {
 		return Result{}, err
 	}
@@ -63,7 +69,7 @@ func (linux) Run(ctx context.Context, s Spec) (Result, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	r := &run{spec: s, reports: -1, out: newOutput(s.Limits.Output), started: time.Now()}
+	r := newRun(l, s)
 	defer r.close()
 	if err := r.prepare(); err != nil {
 		return Result{}, err
@@ -81,10 +87,6 @@ func (linux) Run(ctx context.Context, s Spec) (Result, error) {
 // unserved refuses what this runtime cannot do.
 func unserved(s Spec) error {
 	switch {
-	case s.Image != nil:
-		return errors.New("run in the sandbox: the linux runtime runs no images yet")
-	case s.Network != NoNetwork:
-		return errors.New("run in the sandbox: the linux runtime has no network to offer yet")
 	case s.Deterministic:
 		return errors.New("run in the sandbox: only the wasm runtime is deterministic")
 	case len(s.GPUs) > 0:
@@ -95,20 +97,39 @@ func unserved(s Spec) error {
 
 // run is one Run on its way.
 type run struct {
+	linux   linux
 	spec    Spec
 	orders  first.Orders
 	out     *output
-	started time.Time
 	cmd     *exec.Cmd
 	control *os.File // orders and kills go in here
 	reports int      // read by the thread that waits for the end, and by nothing else
 	disk    *diskUse
 	cpus    []int
-	kill    atomic.Int64 // why the parent ended it, a first.Kill
+	group   *cgroup.Group // nil where there are none
+	freezes bool          // the group can be frozen
+	leaves  bool          // the first process ends by itself, and the group is taken away after it
+	use     use
+
+	steering
 
 	theirs  []*os.File // ends for the first process
 	ours    []*os.File
 	drained sync.WaitGroup
+	wayOut  *wayOut
+}
+
+func newRun(l linux, s Spec) *run {
+	r := &run{linux: l, spec: s, reports: -1, out: newOutput(s.Limits.Output)}
+	if !l.has(wallOutputCap) {
+		r.out = newOutput(0)
+	}
+	r.done, r.answers = make(chan struct{}), make(chan first.Report, 1)
+	r.clock.since = time.Now()
+	if l.has(wallWallTime) {
+		r.clock.limit = s.Limits.Wall
+	}
+	return r
 }
 
 func (r *run) close() {
@@ -118,7 +139,11 @@ func (r *run) close() {
 	if r.reports >= 0 {
 		_ = unix.Close(r.reports)
 	}
+	r.wayOut.close()
 	freeCPUs(r.cpus)
+	if !r.leaves {
+		r.dropGroup()
+	}
 }
 
 // prepare makes everything ready that the first process gets: folders it may use, mounts
@@ -127,7 +152,7 @@ func (r *run) prepare() error {
 	l := r.spec.Limits
 	r.cpus = takeCPUs(l.CPUs)
 	r.orders = first.Orders{
-		Argv: r.spec.Argv, Env: environment(r.spec.Env), Dir: r.spec.Dir, CPUs: r.cpus,
+		Argv: r.spec.Argv, Env: environment(r.spec), Dir: r.spec.Dir, CPUs: r.cpus,
 		Memory: l.Memory, Processes: l.Processes, Files: l.Files, CPU: int64(l.CPU), Disk: l.Disk, Tmp: tmpSize(l.Memory), Nice: l.Nice,
 	}
 	if r.orders.Dir == "" {
@@ -150,8 +175,13 @@ func (r *run) prepare() error {
 			writable = append(writable, m.Host)
 		}
 	}
-	r.disk = newDiskUse(writable, l.Disk)
-	return nil
+	r.disk = newDiskUse(writable, l)
+	r.newGroup()
+	var err error
+	if r.wayOut, err = r.newWayOut(r.linux.rule); err != nil {
+		return err
+	}
+	return r.walls(r.linux)
 }
 
 func (r *run) mount(m Mount) (first.Mount, error) {
@@ -163,7 +193,7 @@ func (r *run) mount(m Mount) (first.Mount, error) {
 		return first.Mount{}, errors.New("it is neither a folder nor a plain file")
 	}
 	o := first.Mount{Host: m.Host, Inner: m.Inner, Folder: info.IsDir(), Writable: m.Writable}
-	if !ownOwner() {
+	if !r.linux.ownUser() {
 		return o, nil
 	}
 	if err := give(m.Host, info, m.Writable); err != nil {
@@ -204,11 +234,11 @@ func (r *run) start() error {
 
 	r.cmd = &exec.Cmd{Path: "/proc/self/exe", Args: []string{argv0}, Env: []string{first.Env, "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}, Dir: "/"}
 	r.cmd.ExtraFiles = r.theirs
-	r.cmd.SysProcAttr = attributes()
+	r.cmd.SysProcAttr = r.linux.attributes(r.spec.Network)
 	if err := r.pipeOutput(); err != nil {
 		return err
 	}
-	if err := r.cmd.Start(); err != nil {
+	if err := r.launch(); err != nil {
 		return fmt.Errorf("start the sandbox's first process: %w", err)
 	}
 	for _, f := range r.theirs {
@@ -217,6 +247,7 @@ func (r *run) start() error {
 	r.theirs = nil
 	// An error to write means that the process is gone: wait finds out why.
 	_, _ = r.control.Write(first.Encode(&r.orders))
+	r.wayOut.serve()
 	return nil
 }
 
@@ -231,7 +262,7 @@ func (r *run) pipeOutput() error {
 			return nil, err
 		}
 		r.ours, r.theirs = append(r.ours, read), append(r.theirs, write)
-		if ownOwner() { // else the program could not open /dev/stdout
+		if r.linux.ownUser() { // else the program could not open /dev/stdout
 			if err := write.Chown(ownID, ownID); err != nil {
 				return nil, err
 			}
@@ -268,47 +299,47 @@ func sameWriter(a, b io.Writer) (same bool) {
 	return a == b
 }
 
-// attributes are the namespaces of the first process. Its capabilities in them are
-// ambient, else they would be lost when it is executed with an id other than 0.
-func attributes() *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
-			unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: first.ID, HostID: os.Geteuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: first.ID, HostID: os.Getegid(), Size: 1}},
-		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_SYS_RESOURCE},
-		Pdeathsig:   syscall.SIGKILL,
-		Setsid:      true,
-	}
-	if ownOwner() { // the host's root is not even mapped inside, and is left for good
-		a.UidMappings[0].HostID, a.GidMappings[0].HostID = ownID, ownID
-		a.GidMappingsEnableSetgroups = true
-		a.Credential = &syscall.Credential{Uid: first.ID, Gid: first.ID}
-	}
-	return a
-}
-
 // wait steers the run to its end and reads the report.
 func (r *run) wait(ctx context.Context) (first.Report, error) {
 	release := r.steer(ctx)
-	var rep first.Report
-	err := first.Decode(blocking(r.reports), &rep)
+	rep, err := r.report()
 	release()
 	if err == nil {
+		r.use.last(r.group)
 		// Everything inside is gone but the first process, which has nothing left to do
 		// than to exit. Taking the namespaces down takes the kernel a moment that
 		// nobody needs to wait for.
-		go func() { _ = r.cmd.Wait() }()
+		r.leaves = true
+		leaving.Go(func() {
+			_ = r.cmd.Wait()
+			r.dropGroup()
+		})
 		r.drained.Wait()
 		return rep, nil
 	}
 	waitErr := r.cmd.Wait()
 	r.drained.Wait()
-	if kill := first.Kill(r.kill.Load()); kill != first.KillNone { // it did not end in time and was killed with all the rest
+	r.use.last(r.group)
+	kill := first.Kill(r.kill.Load())
+	if r.use.killed { // the kernel may have taken the first process with the rest
+		kill = first.KillMemory
+	}
+	if kill != first.KillNone { // it was killed with all the rest
 		used := r.cmd.ProcessState.SystemTime() + r.cmd.ProcessState.UserTime()
 		return first.Report{Kill: kill, Status: int(unix.SIGKILL), CPU: int64(used)}, nil
 	}
 	return rep, fmt.Errorf("the sandbox's first process ended without a report (%w): the machine may be out of memory", errors.Join(waitErr, err))
+}
+
+// report reads what the first process says until that is how the run ended.
+func (r *run) report() (first.Report, error) {
+	for {
+		var rep first.Report
+		if err := first.Decode(blocking(r.reports), &rep); err != nil || rep.Answer == 0 {
+			return rep, err
+		}
+		r.answers <- rep // there is room: one question is asked at a time
+	}
 }
 
 // blocking reads a descriptor without the runtime's poller.
@@ -329,52 +360,6 @@ func (fd blocking) Read(b []byte) (int, error) {
 	}
 }
 
-// steer watches ctx, the clock and the disk until it is released.
-func (r *run) steer(ctx context.Context) (release func()) {
-	stops := []func() bool{context.AfterFunc(ctx, func() { r.stop(first.KillCancel) })}
-	if wall := r.spec.Limits.Wall; wall > 0 {
-		stops = append(stops, time.AfterFunc(wall, func() { r.stop(first.KillTime) }).Stop)
-	}
-	done := make(chan struct{})
-	var watching sync.WaitGroup
-	if r.disk.limited() {
-		watching.Go(func() { r.watchDisk(done) })
-	}
-	return func() {
-		for _, stop := range stops {
-			stop()
-		}
-		close(done)
-		watching.Wait()
-	}
-}
-
-func (r *run) watchDisk(done <-chan struct{}) {
-	timer := time.NewTimer(r.disk.pause())
-	defer timer.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case <-timer.C:
-			if r.disk.over() {
-				r.stop(first.KillDisk)
-			}
-			timer.Reset(r.disk.pause())
-		}
-	}
-}
-
-// stop orders the first process to end the run. If it cannot, it is ended itself, and
-// the kernel ends the rest with it.
-func (r *run) stop(k first.Kill) {
-	if !r.kill.CompareAndSwap(int64(first.KillNone), int64(k)) {
-		return
-	}
-	_, _ = r.control.Write([]byte{byte(k)}) // fails only if it has just ended
-	time.AfterFunc(killGrace, func() { _ = r.cmd.Process.Kill() })
-}
-
 // causes are the reasons to end a run in this package's words.
 var causes = map[first.Kill]Cause{
 	first.KillMemory: KilledMemory, first.KillTime: KilledTime, first.KillDisk: KilledDisk, first.KillCancel: KilledCancel,
@@ -389,8 +374,8 @@ func (r *run) result(rep first.Report) (Result, error) {
 	}
 	ws := syscall.WaitStatus(rep.Status)
 	res := Result{
-		ExitCode: ws.ExitStatus(), Cause: causes[rep.Kill], CPU: time.Duration(rep.CPU), Wall: time.Since(r.started),
-		PeakMemory: max(rep.Peak, rep.MaxRSS), Written: r.disk.written(), OutputTruncated: r.out.truncated.Load(),
+		ExitCode: ws.ExitStatus(), Cause: causes[rep.Kill], CPU: r.use.time(time.Duration(rep.CPU)), Wall: r.clock.elapsed(),
+		PeakMemory: max(rep.Peak, rep.MaxRSS, r.use.peak), Written: r.disk.written(), OutputTruncated: r.out.truncated.Load(),
 	}
 	if ws.Signaled() {
 		res.Signal = unix.SignalName(ws.Signal())
@@ -398,8 +383,16 @@ func (r *run) result(rep first.Report) (Result, error) {
 	if res.Cause == "" {
 		res.Cause = causeOf(ws)
 	}
-	if (res.Cause == Exited || res.Cause == KilledSignal) && r.disk.exceeded() {
-		res.Cause = KilledDisk // it was quicker than the watch
+	if res.Cause == Exited || res.Cause == KilledSignal {
+		switch { // it was quicker than the watches
+		case r.use.killed:
+			res.Cause = KilledMemory
+		case r.disk.exceeded() && r.linux.has(wallDiskWatch):
+			res.Cause = KilledDisk
+		}
+	}
+	if res.Cause == KilledMemory { // the kernel holds it at the limit, which no look may have seen
+		res.PeakMemory = max(res.PeakMemory, r.spec.Limits.Memory)
 	}
 	return res, nil
 }
@@ -417,14 +410,30 @@ func causeOf(ws syscall.WaitStatus) Cause {
 	return KilledSignal
 }
 
-// environment adds what every program needs to what the caller names.
-func environment(env []string) []string {
-	env = slices.Clone(env)
-	for _, d := range []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"} {
-		name := d[:slices.Index([]byte(d), '=')+1]
-		if !slices.ContainsFunc(env, func(v string) bool { return len(v) >= len(name) && v[:len(name)] == name }) {
-			env = append(env, d)
+// environment is what the program gets: the image's variables, those that the caller
+// names, which win, and what every program needs.
+func environment(s Spec) []string {
+	env := slices.Clone(s.Env)
+	add := func(v string) {
+		name, _, _ := strings.Cut(v, "=")
+		if !slices.ContainsFunc(env, func(has string) bool { return strings.HasPrefix(has, name+"=") }) {
+			env = append(env, v)
 		}
+	}
+	for _, v := range proxyEnv(s.Network) {
+		add(v)
+	}
+	path := "PATH=/usr/local/bin:/usr/bin:/bin"
+	if s.Image != nil {
+		path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" // as engines do
+		for _, v := range s.Image.Env {
+			if strings.Contains(v, "=") && !strings.ContainsRune(v, 0) {
+				add(v)
+			}
+		}
+	}
+	for _, v := range []string{path, "HOME=/tmp", "LANG=C.UTF-8"} {
+		add(v)
 	}
 	return env
 }

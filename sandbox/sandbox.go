@@ -16,6 +16,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spare-compute/spare"
@@ -44,7 +45,7 @@ type Spec struct {
 	Network       Network
 	GPUs          []string      // model names, any of them, case ignored; only engines pass one through
 	Deterministic bool          // clock, random numbers and folder order are the same in every run
-	Grace         time.Duration // on cancel: SIGTERM, and this long to end; a paused program is killed as it is
+	Grace         time.Duration // on cancel: SIGTERM, and this long to end; but see ErrAtOnce, and a paused program is killed as it is
 	Steer         *Steer        // pauses and resumes it meanwhile; may be nil
 	Stdout        io.Writer     // nil discards; the same writer for both keeps their order
 	Stderr        io.Writer
@@ -81,14 +82,15 @@ type Mount struct {
 
 // Limits bound a run. Zero is no limit, except where a default is named.
 type Limits struct {
-	CPUs      float64       // cores; rounded up to whole ones
+	CPUs      float64       // cores; rounded up to whole ones where no control group counts finer
 	Memory    int64         // bytes, of all processes together
 	Processes int           // processes and threads; default 1024
 	Files     int           // open files of one process; default 1024
-	Wall      time.Duration // from start to end
+	Wall      time.Duration // from start to end, less what it was paused
 	CPU       time.Duration // of all processes together
 	Output    int64         // bytes of stdout and stderr handed on; the rest is read and dropped
-	Disk      int64         // bytes written to the writable mounts
+	Disk      int64         // bytes that the writable mounts may gain; of a sparse file, its length counts
+	Inodes    int64         // files and folders that they may gain; default 1,000,000
 	Nice      bool          // run only on processor time nobody else wants
 }
 
@@ -98,9 +100,9 @@ type Result struct {
 	Signal          string // what ended it, as "SIGSEGV", if it did not exit by itself
 	Cause           Cause
 	CPU             time.Duration
-	Wall            time.Duration
-	PeakMemory      int64 // bytes
-	Written         int64 // bytes the writable mounts grew by
+	Wall            time.Duration // without the pauses
+	PeakMemory      int64         // bytes
+	Written         int64         // bytes the writable mounts grew by
 	OutputTruncated bool
 }
 
@@ -117,6 +119,9 @@ const (
 	KilledSignal Cause = "killed_signal"
 )
 
+// ErrAtOnce, in the cause that a run's context ends with, denies the program its Grace.
+var ErrAtOnce = errors.New("to be ended at once")
+
 // StartError says that the walls stand but the program could not be executed in them.
 type StartError struct {
 	Program string
@@ -128,6 +133,14 @@ func (e *StartError) Error() string {
 }
 
 func (e *StartError) Unwrap() error { return e.Err }
+
+// leaving counts what ended runs have left to be taken away.
+var leaving sync.WaitGroup
+
+// Settle returns when nothing is left of runs that have ended. It is for a program that is
+// about to exit: Run does not wait for the kernel to let go of the last process, which
+// takes milliseconds, and only then can its control group be taken away.
+func Settle() { leaving.Wait() }
 
 // Choose probes this system's runtimes, best first. It returns the first that works,
 // or nil, and what each probe found; where there is no runtime to probe, it says so.

@@ -31,8 +31,19 @@ need() { missing="$missing $1"; }
 if ! have ffmpeg || ! have ffprobe; then need ffmpeg; fi
 have_python || need python3
 if [ "$want" = all ]; then
-	if [ "$(uname -s)" = Linux ] && ! have bwrap; then need bubblewrap; fi
+	if [ "$(uname -s)" = Linux ]; then
+		have bwrap || need bubblewrap
+		# What the sandbox is tested with: an engine, and what images are made of.
+		have podman || need podman
+		have runc || [ -x /usr/sbin/runc ] || need runc
+		have newuidmap || need uidmap
+		have debootstrap || [ -x /usr/sbin/debootstrap ] || need debootstrap
+		have systemd-analyze || need systemd # what it makes of the units
+		[ -x /usr/bin/busybox ] || [ -x /bin/busybox ] || need busybox-static
+	fi
 	have_cc || need gcc
+	have npm || need npm
+	if [ "$(uname -s)" = Linux ] && [ "$(uname -m)" != aarch64 ] && ! have qemu-aarch64-static; then need qemu-user-static; fi
 fi
 [ -n "$missing" ] || exit 0
 

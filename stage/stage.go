@@ -8,9 +8,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -148,11 +150,25 @@ func (t Task) spec(argv []string) (sandbox.Spec, string, error) {
 			"CHECKPOINT_DIR=" + innerCheckpoint,
 			"JOB_ID=" + string(t.JobID),
 			"JOB_NAME=" + t.JobName,
+			"SPARE_CORES=" + strconv.Itoa(t.cores()),
 			// The App's folder is read-only, and its last words must not sit in a buffer.
 			"PYTHONDONTWRITEBYTECODE=1",
 			"PYTHONUNBUFFERED=1",
 		},
 	}, results, nil
+}
+
+// cores is how many threads the App does well to start. The system inside does not say it
+// in every runtime: an engine bounds an App's time on all processors, and shows them all.
+// A deterministic run must not know what machine it is on.
+func (t Task) cores() int {
+	switch {
+	case t.Around.Deterministic:
+		return 1
+	case t.Limits.CPUs > 0:
+		return int(math.Ceil(t.Limits.CPUs))
+	}
+	return runtime.NumCPU()
 }
 
 // command is what runs the entrypoint: an interpreter by the file's ending, or the file

@@ -10,14 +10,19 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/node"
 	"github.com/spare-compute/spare/node/service"
 	"github.com/spare-compute/spare/sandbox"
+	"github.com/spare-compute/spare/sandbox/attack"
+	"github.com/spare-compute/spare/sandbox/wasm"
+	python3wasi "github.com/spare-compute/spare/sandbox/wasm/python"
 )
 
 const runs = 101
@@ -29,6 +34,7 @@ var python = []string{"/usr/bin/python3", "-c", "pass"}
 
 func main() {
 	sandbox.Init()
+	wasm.Init()
 	took, err := measure(context.Background())
 	if err == nil {
 		err = json.NewEncoder(os.Stdout).Encode(took)
@@ -44,10 +50,36 @@ func measure(ctx context.Context) (map[string]time.Duration, error) {
 	if rt == nil || len(weight) == 0 {
 		return nil, fmt.Errorf("no sandbox works here: %+v", found)
 	}
+	root, err := attack.Debian(ctx)
+	if err != nil {
+		return nil, err
+	}
+	work, err := os.MkdirTemp("", "spare-bench-sandbox-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(work)
+	if err := podman(ctx, filepath.Join(work, "image.tar"), root); err != nil {
+		return nil, err
+	}
+	defer func() { _ = exec.Command("podman", "rmi", "-f", imageName).Run() }()
+	modules, err := pythonOnWasm(ctx, work, rt)
+	if err != nil {
+		return nil, err
+	}
+	contained := &sandbox.Image{ID: "sha256:0", Folder: root}
 	ways := map[string]func() error{
 		"bare":              func() error { return exec.CommandContext(ctx, python[0], python[1:]...).Run() },
 		"Spare":             func() error { return inside(ctx, rt, sandbox.Limits{}) },
 		"Spare with limits": func() error { return inside(ctx, rt, sandbox.Limits{CPUs: 1, Memory: 1 << 30, Wall: time.Minute}) },
+		"Spare, image":      func() error { return runIn(ctx, rt, sandbox.Spec{Image: contained, Argv: python}) },
+		"Spare, wasm":       func() error { return runIn(ctx, modules, sandbox.Spec{Argv: []string{"python3", "-c", "pass"}}) },
+		"bare, image": func() error {
+			return exec.CommandContext(ctx, "chroot", append([]string{root}, python...)...).Run()
+		},
+		"podman, image": func() error {
+			return exec.CommandContext(ctx, "podman", append(append([]string{"--runtime", "runc", "run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, imageName), python...)...).Run()
+		},
 		"bubblewrap":        func() error { return exec.CommandContext(ctx, "bwrap", bubblewrap(true)...).Run() },
 		"bubblewrap, fewer": func() error { return exec.CommandContext(ctx, "bwrap", bubblewrap(false)...).Run() },
 	}
@@ -69,8 +101,51 @@ func measure(ctx context.Context) (map[string]time.Duration, error) {
 	return medians, nil
 }
 
+const imageName = "localhost/spare-bench-sandbox"
+
+// podman makes an image of a folder.
+func podman(ctx context.Context, archive, root string) error {
+	if out, err := exec.CommandContext(ctx, "tar", "-C", root, "-cf", archive, ".").CombinedOutput(); err != nil {
+		return fmt.Errorf("make an image for podman: %w: %s", err, out)
+	}
+	if out, err := exec.CommandContext(ctx, "podman", "import", "--quiet", archive, imageName).CombinedOutput(); err != nil {
+		return fmt.Errorf("make an image for podman: %w: %s", err, out)
+	}
+	return nil
+}
+
+// pythonOnWasm is the wasm runtime inside another, with its module compiled.
+func pythonOnWasm(ctx context.Context, work string, inside sandbox.Runtime) (sandbox.Runtime, error) {
+	folder, err := python3wasi.Folder()
+	if err != nil {
+		return nil, err
+	}
+	found, err := python3wasi.Find(folder)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(found.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	home := filepath.Join(work, "python")
+	if err := python3wasi.Unpack(f, home); err != nil {
+		return nil, err
+	}
+	rt := wasm.New(wasm.Config{Cache: filepath.Join(work, "wasm"), Python: home, Inside: inside})
+	if c := rt.Probe(ctx); !slices.Contains(c.Platforms, spare.PlatformPython) {
+		return nil, fmt.Errorf("the wasm runtime does not work: %s", c.Reason)
+	}
+	return rt, nil
+}
+
 func inside(ctx context.Context, rt sandbox.Runtime, limits sandbox.Limits) error {
-	r, err := rt.Run(ctx, sandbox.Spec{Argv: python, Limits: limits})
+	return runIn(ctx, rt, sandbox.Spec{Argv: python, Limits: limits})
+}
+
+func runIn(ctx context.Context, rt sandbox.Runtime, s sandbox.Spec) error {
+	r, err := rt.Run(ctx, s)
 	if err == nil && r.ExitCode != 0 {
 		err = fmt.Errorf("python ended with %d (%s)", r.ExitCode, r.Cause)
 	}

@@ -27,6 +27,9 @@ func init() {
 	if mine() {
 		live()
 	}
+	if probing() {
+		try()
+	}
 }
 
 // Run never returns in a sandbox's first process. Elsewhere it does nothing.
@@ -51,14 +54,18 @@ func live() {
 	if err := Decode(control{}, &o); err != nil {
 		send(Report{Failed: "read the orders: " + err.Error()})
 	}
-	if err := build(o); err != nil {
+	rules, err := build(&o)
+	if err != nil {
 		send(Report{Failed: err.Error()})
+	}
+	if o.Probe {
+		o.Argv, o.Env = []string{ownProgram}, join(o.Env, ProbeEnv)
 	}
 	program, errno := lookup(o.Argv[0], o.Env)
 	if errno != 0 {
 		send(Report{NoStart: o.Argv[0], Errno: int(errno)})
 	}
-	pid, failed, errno := launch(program, o)
+	pid, failed, errno := launch(program, &o, rules)
 	switch {
 	case errno != 0 && failed == stepExec:
 		send(Report{NoStart: program, Errno: int(errno)})
@@ -66,7 +73,7 @@ func live() {
 		send(Report{Failed: failed.String() + ": " + errno.Error()})
 	}
 	_, _ = syscall.Close(1), syscall.Close(2) // they are the program's now: their end is its end
-	w := &watch{memory: o.Memory, cpu: int64(o.CPU)}
+	w := watchOf(&o)
 	go w.guard()
 	send(w.reap(pid))
 }
@@ -78,38 +85,56 @@ func send(r Report) {
 }
 
 // build puts up all walls that hold for the first process and, by inheritance, for the
-// program. What the program alone gets is launch's.
-func build(o Orders) error {
+// program. What the program alone gets is launch's; of that, Landlock's rules are made
+// here, while the paths are at hand.
+func build(o *Orders) (rules int, err error) {
 	deafen()
 	// Under memory pressure the machine must lose this run before anything of its own.
 	_ = writeFile("/proc/self/oom_score_adj", "1000")
-	if _, _, e := syscall.RawSyscall(sysCloseRange, 3, ^uintptr(0), closeRangeCloexec); e != 0 {
-		return fault("close inherited files", e)
+	if o.has(WallDescriptors) {
+		if _, _, e := syscall.RawSyscall(sysCloseRange, 3, ^uintptr(0), closeRangeCloexec); e != 0 {
+			return -1, fault("close inherited files", e)
+		}
 	}
 	if err := prctl(syscall.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0); err != nil {
-		return fault("tie to the parent's life", err)
+		return -1, fault("tie to the parent's life", err)
 	}
-	if err := syscall.Sethostname([]byte(hostname)); err != nil {
-		return fault("set the host name", err)
+	if o.has(WallUTS) {
+		if err := syscall.Sethostname([]byte(hostname)); err != nil {
+			return -1, fault("set the host name", err)
+		}
 	}
-	if err := buildRoot(o.Mounts, o.Tmp); err != nil {
-		return err
+	if o.Proxy > 0 {
+		if err := offerListener(o); err != nil {
+			return -1, err
+		}
+	}
+	system := join(systemFolders, "etc")
+	if o.has(WallMounts) {
+		if system, err = buildRoot(o); err != nil {
+			return -1, err
+		}
 	}
 	// The file behind /proc/1/exe is the host's own program: a process that is not
 	// dumpable shows neither it, nor its descriptors, nor its memory to anyone inside.
-	if err := prctl(syscall.PR_SET_DUMPABLE, 0, 0); err != nil {
-		return fault("hide the first process", err)
+	if o.has(WallUndumpable) {
+		if err := prctl(syscall.PR_SET_DUMPABLE, 0, 0); err != nil {
+			return -1, fault("hide the first process", err)
+		}
 	}
 	if err := keepTo(o.CPUs); err != nil {
-		return err
+		return -1, err
 	}
-	if err := dropRights(); err != nil {
-		return err
+	if rules, err = landlock(o, system); err != nil {
+		return -1, err
+	}
+	if err := dropRights(o); err != nil {
+		return -1, err
 	}
 	if err := syscall.Chdir(o.Dir); err != nil {
-		return fault("enter the working folder "+o.Dir, err)
+		return -1, fault("enter the working folder "+o.Dir, err)
 	}
-	return nil
+	return rules, seal(o.Filter)
 }
 
 // lookup finds a program as a shell would, inside the new root.

@@ -10,14 +10,14 @@ type step uint32
 
 const (
 	stepFork step = iota
-	stepKeyring
 	stepLimits
 	stepPriority
+	stepLandlock
 	stepExec
 )
 
 func (s step) String() string {
-	return [...]string{"fork", "start a keyring of its own", "set the resource limits", "lower the priority", "execute"}[s]
+	return [...]string{"fork", "set the resource limits", "lower the priority", "enter Landlock's rules", "execute"}[s]
 }
 
 // child is all that the program's process needs between fork and exec. Every pointer is
@@ -29,6 +29,7 @@ type child struct {
 	envv   **byte
 	limits []limit
 	nice   bool
+	rules  int // Landlock's, or -1
 	fail   int // where step and error number are written
 }
 
@@ -40,12 +41,12 @@ type limit struct {
 // launch starts the program. It forks by hand because limits must hold for the program
 // from its first instruction and must not hold for this process: a fork bomb that uses
 // up RLIMIT_NPROC would else keep the Go runtime here from starting a thread it needs.
-func launch(program string, o Orders) (pid int, failed step, errno syscall.Errno) {
+func launch(program string, o *Orders, rules int) (pid int, failed step, errno syscall.Errno) {
 	var fds [2]int
 	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
 		return 0, stepFork, numberOf(err)
 	}
-	c := &child{limits: limitsOf(o), nice: o.Nice, fail: fds[1]}
+	c := &child{limits: limitsOf(o), nice: o.Nice, rules: rules, fail: fds[1]}
 	path, err := syscall.BytePtrFromString(program)
 	argv, err2 := syscall.SlicePtrFromStrings(o.Argv)
 	envv, err3 := syscall.SlicePtrFromStrings(o.Env)
@@ -82,7 +83,13 @@ func numberOf(err error) syscall.Errno {
 // the write failed.
 const fileSlack = 1 << 20
 
-func limitsOf(o Orders) []limit {
+// sigPending bounds signals and timers that wait, which count for the host's user too.
+const sigPending = 1024
+
+func limitsOf(o *Orders) []limit {
+	if !o.has(WallLimits) {
+		return nil
+	}
 	same := func(what uintptr, n uint64) limit { return limit{what, [2]uint64{n, n}} }
 	all := []limit{
 		same(syscall.RLIMIT_CORE, 0),
@@ -90,11 +97,12 @@ func limitsOf(o Orders) []limit {
 		same(rlimitNproc, uint64(o.Processes)+OwnThreads),
 		same(rlimitMemlock, 64<<10),
 		same(rlimitMsgqueue, 0),
+		same(rlimitSigpending, sigPending),
 	}
 	if o.Disk > 0 {
 		all = append(all, same(syscall.RLIMIT_FSIZE, uint64(o.Disk)+fileSlack))
 	}
-	if o.CPU > 0 { // of one process; the watch adds them up
+	if o.CPU > 0 && o.has(WallCPUTime) { // of one process; the watch adds them up
 		all = append(all, same(syscall.RLIMIT_CPU, uint64(o.CPU/nanosecondsInSecond)+2))
 	}
 	if o.Memory > 0 {
@@ -132,10 +140,6 @@ func inChild(c *child) {
 	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, 32, uintptr(unsafe.Pointer(&zero)), 0, 8, 0, 0)
 	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, 33, uintptr(unsafe.Pointer(&zero)), 0, 8, 0, 0)
 	_, _, _ = syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0)
-	_, _, e := syscall.RawSyscall(syscall.SYS_KEYCTL, keyctlJoinSession, 0, 0)
-	if e != 0 && e != syscall.ENOSYS && e != syscall.EPERM { // a kernel or container without keyrings
-		quit(c, stepKeyring, e)
-	}
 	for i := range c.limits {
 		l := &c.limits[i]
 		if _, _, e := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, l.what, uintptr(unsafe.Pointer(&l.value)), 0, 0, 0); e != 0 {
@@ -153,7 +157,12 @@ func inChild(c *child) {
 	}
 	var none uint64
 	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigSetMask, uintptr(unsafe.Pointer(&none)), 0, 8, 0, 0)
-	_, _, e = syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(c.path)), uintptr(unsafe.Pointer(c.argv)), uintptr(unsafe.Pointer(c.envv)))
+	if c.rules >= 0 {
+		if _, _, e := syscall.RawSyscall(sysLandlockRestrict, uintptr(c.rules), 0, 0); e != 0 {
+			quit(c, stepLandlock, e)
+		}
+	}
+	_, _, e := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(c.path)), uintptr(unsafe.Pointer(c.argv)), uintptr(unsafe.Pointer(c.envv)))
 	quit(c, stepExec, e)
 }
 

@@ -2,48 +2,17 @@ package first
 
 import "syscall"
 
-// systemFolders are the host's programs and libraries. Where one is a link (to usr/bin),
-// the link is made anew; what is missing is left out.
-var systemFolders = []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix/store", "gnu/store"}
-
-// etcFiles is the little of /etc that interpreters and tools read: where libraries,
-// chosen alternatives, certificates and fonts are. Never accounts, keys or settings of
-// the machine.
-var etcFiles = []string{
-	"ld.so.cache", "alternatives", "localtime", "mime.types", "ssl/certs", "ssl/openssl.cnf", "pki/tls/certs", "pki/ca-trust/extracted",
-	"crypto-policies", "fonts", "ImageMagick-6", "ImageMagick-7",
-	"python3.9", "python3.10", "python3.11", "python3.12", "python3.13", "python3.14",
-}
-
-// etcTexts are written anew, so that they tell nothing of the host.
-var etcTexts = [][2]string{
-	{"passwd", "spare:x:1000:1000:Spare:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"},
-	{"group", "spare:x:1000:\nnogroup:x:65534:\n"},
-	{"hosts", "127.0.0.1 localhost\n::1 localhost\n"},
-	{"nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"},
-	{"resolv.conf", ""},
-	{"hostname", hostname + "\n"},
-}
-
-const hostname = "spare"
-
 // devices are all the device nodes there are inside.
 var devices = []string{"null", "zero", "full", "random", "urandom"}
 
-// links are the usual ones.
-var links = [][2]string{
-	{"dev/fd", "/proc/self/fd"},
-	{"dev/stdin", "/proc/self/fd/0"},
-	{"dev/stdout", "/proc/self/fd/1"},
-	{"dev/stderr", "/proc/self/fd/2"},
-	{"etc/mtab", "/proc/mounts"},
-	{"var/tmp", "/tmp"},
+// procMasked are files and folders of /proc that tell of the host to anyone who asks: its
+// keys, modules, drivers and disks, and what its processors are busy with, from which
+// even keystrokes can be told. They read empty. What tells of processors, memory and load
+// as a whole stays, because language runtimes size themselves by it.
+var procMasked = []string{
+	"acpi", "asound", "bus", "cmdline", "diskstats", "driver", "fs", "interrupts", "irq", "kallsyms", "kcore", "key-users", "keys", "latency_stats",
+	"locks", "mdstat", "modules", "partitions", "pressure", "sched_debug", "schedstat", "scsi", "softirqs", "sysrq-trigger", "timer_list", "timer_stats", "tty",
 }
-
-// procMasked are files of /proc that tell of the host to anyone who asks. They read
-// empty. The others that tell much, or reach into the kernel, are for the host's root,
-// which is not even mapped inside.
-var procMasked = []string{"keys", "key-users", "kallsyms", "modules", "cmdline", "mdstat", "partitions", "diskstats"}
 
 const (
 	writableTree = mountAttrNosuid | mountAttrNodev
@@ -61,52 +30,6 @@ func cloneTree(name string, attr uint64) (int, error) {
 		return -1, err
 	}
 	return fd, nil
-}
-
-// A tree is a detached mount and where it goes, relative to the new root.
-type tree struct {
-	fd     int
-	target string
-	folder bool
-}
-
-// systemTrees clones all that the new root shows of the host's system. They, and those
-// of the mounts, are taken before anything is mounted: no mount of ours can hide one.
-// Their attributes are set later, all at once.
-func systemTrees() ([]tree, error) {
-	all := make([]tree, 0, 64)
-	add := func(name string) error {
-		t := tree{target: name}
-		var err error
-		t.fd, err = openTree("/" + name)
-		if err == syscall.ENOENT || err == syscall.ENOTDIR { // this system has none
-			return nil
-		}
-		var st syscall.Stat_t
-		if err == nil {
-			err = syscall.Fstat(t.fd, &st)
-		}
-		if err != nil {
-			return fault("mount /"+name, err)
-		}
-		t.folder = st.Mode&syscall.S_IFMT == syscall.S_IFDIR
-		all = append(all, t)
-		return nil
-	}
-	for _, dir := range systemFolders {
-		if _, link := readlink("/" + dir); link {
-			continue // skeleton makes it anew
-		}
-		if err := add(dir); err != nil {
-			return nil, err
-		}
-	}
-	for _, file := range etcFiles {
-		if err := add("etc/" + file); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
 }
 
 // ownTrees clones the devices and the mounts, with their attributes.
@@ -136,45 +59,89 @@ func ownTrees(mounts []Mount) ([]tree, error) {
 	return all, nil
 }
 
-// buildRoot makes the root that the program sees and moves this process into it.
-func buildRoot(mounts []Mount, tmp int64) error {
+// stand is where the new root is built: /usr exists on every system, and what is wanted
+// of the host's is taken before.
+const stand = "/usr"
+
+// buildRoot makes the root that the program sees and moves this process into it. It
+// returns the names of what the program may read and execute of it.
+func buildRoot(o *Orders) (system []string, err error) {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		return fault("make the mounts private", err)
+		return nil, fault("make the mounts private", err)
 	}
-	system, err := systemTrees()
+	own, err := ownTrees(o.Mounts)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	own, err := ownTrees(mounts)
+	r, err := shownRoot(o)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	// /usr exists on every system, and its copy is already taken.
-	if err := syscall.Mount("tmpfs", "/usr", "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=755,size=1m"); err != nil {
-		return fault("mount the new root", err)
+	if o.Probe {
+		r.texts = join(r.texts, [2]string{unruled, ""})
 	}
-	if err := syscall.Chdir("/usr"); err != nil {
-		return err
+	if err := syscall.Mount("tmpfs", stand, "tmpfs", syscall.MS_NOSUID|syscall.MS_NODEV, "mode=755,size=1m"); err != nil {
+		return nil, fault("mount the new root", err)
 	}
-	if err := skeleton(); err != nil {
-		return err
+	if err := syscall.Chdir(stand); err != nil {
+		return nil, err
 	}
-	if err := attach(system); err != nil {
-		return err
+	if err := r.skeleton(); err != nil {
+		return nil, err
 	}
-	// Everything of the system at once, below included; the root itself when it is full.
-	if err := mountSetattr(atCwd, ".", atRecursive, &mountAttr{set: readOnlyTree}); err != nil {
-		return fault("make the system folders read-only", err)
+	if err := attach(r.trees); err != nil {
+		return nil, err
 	}
-	if err := mountSetattr(atCwd, ".", 0, &mountAttr{clear: mountAttrReadOnly}); err != nil {
-		return fault("fill the root", err)
+	if o.has(WallRoot) {
+		// Everything of the system at once, below included; the root itself when it is full.
+		if err := mountSetattr(atCwd, ".", atRecursive, &mountAttr{set: readOnlyTree}); err != nil {
+			return nil, fault("make the system folders read-only", err)
+		}
+		if err := mountSetattr(atCwd, ".", 0, &mountAttr{clear: mountAttrReadOnly}); err != nil {
+			return nil, fault("fill the root", err)
+		}
 	}
 	if err := attach(own); err != nil {
-		return err
+		return nil, err
 	}
-	if err := kernelFolders(tmp); err != nil {
-		return err
+	if err := kernelFolders(o, r); err != nil {
+		return nil, err
 	}
+	if err := enter(); err != nil {
+		return nil, err
+	}
+	return r.system, nil
+}
+
+// shownRoot decides what the program finds at /.
+func shownRoot(o *Orders) (*root, error) {
+	switch {
+	case !o.has(WallRoot):
+		r, err := imageRoot("/", o.Mounts, nil)
+		if err == nil {
+			r.system = join(systemFolders, "etc")
+		}
+		return r, err
+	case o.Image == "":
+		return hostRoot()
+	}
+	fd := o.ImageFD
+	if fd == 0 {
+		var err error
+		if fd, err = cloneTree(o.Image, readOnlyTree); err != nil {
+			return nil, fault("mount the image "+o.Image, err)
+		}
+	}
+	err := moveMount(fd, stand)
+	_ = syscall.Close(fd)
+	if err != nil {
+		return nil, fault("mount the image "+o.Image, err)
+	}
+	return imageRoot(stand+"/", o.Mounts, imageTexts(stand+"/"))
+}
+
+// enter makes the working folder the root and lets go of the old one.
+func enter() error {
 	if err := syscall.PivotRoot(".", "."); err != nil {
 		return fault("pivot_root", err)
 	}
@@ -191,27 +158,20 @@ func buildRoot(mounts []Mount, tmp int64) error {
 }
 
 // skeleton makes the new root's own folders, links and texts, in the working folder.
-func skeleton() error {
-	for _, dir := range []string{"dev", "dev/shm", "etc", "proc", "tmp", "var", "run"} {
+func (r *root) skeleton() error {
+	for _, dir := range r.folders {
 		if err := syscall.Mkdir(dir, 0o755); err != nil {
 			return fault("make /"+dir, err)
 		}
 	}
-	for _, dir := range systemFolders {
-		if to, link := readlink("/" + dir); link {
-			if err := syscall.Symlink(to, dir); err != nil {
-				return fault("link /"+dir, err)
-			}
-		}
-	}
-	for _, l := range links {
+	for _, l := range r.links {
 		if err := syscall.Symlink(l[1], l[0]); err != nil {
 			return fault("link /"+l[0], err)
 		}
 	}
-	for _, f := range etcTexts {
-		if err := writeFile("etc/"+f[0], f[1]); err != nil {
-			return fault("write /etc/"+f[0], err)
+	for _, f := range r.texts {
+		if err := writeFile(f[0], f[1]); err != nil {
+			return fault("write /"+f[0], err)
 		}
 	}
 	return nil
@@ -260,26 +220,57 @@ func (t tree) make() error {
 }
 
 // kernelFolders mounts /proc and the private memory folders in the working folder.
-func kernelFolders(tmp int64) error {
+func kernelFolders(o *Orders, r *root) error {
 	const flags = syscall.MS_NOSUID | syscall.MS_NODEV
-	size := "mode=1777,nr_inodes=65536,size=" + itoa(tmp)
+	size := "mode=1777,nr_inodes=65536,size=" + itoa(o.Tmp)
 	for _, dir := range []string{"tmp", "dev/shm"} {
 		if err := syscall.Mount("tmpfs", dir, "tmpfs", flags, size); err != nil {
 			return fault("mount /"+dir, err)
 		}
 	}
+	if r.tmp {
+		if err := cover("tmp", "var/tmp", 0); err != nil {
+			return err
+		}
+	}
+	if !o.has(WallPIDs) { // the host's, which shows the host's processes
+		return cover("/proc", "proc", 0)
+	}
 	if err := syscall.Mount("proc", "proc", "proc", flags|syscall.MS_NOEXEC, ""); err != nil {
 		return fault("mount /proc", err)
 	}
-	// From here on nobody inside gets another user namespace, and with it new rights.
-	if err := writeFile("proc/sys/user/max_user_namespaces", "0"); err != nil {
-		return fault("close user namespaces", err)
+	if o.has(WallNested) {
+		// From here on nobody inside gets another user namespace, and with it new rights.
+		if err := writeFile("proc/sys/user/max_user_namespaces", "0"); err != nil {
+			return fault("close user namespaces", err)
+		}
+		// Watches count for the host's user too, who must keep some.
+		_ = writeFile("proc/sys/user/max_inotify_instances", "16")
+		_ = writeFile("proc/sys/user/max_inotify_watches", "4096")
+	}
+	if !o.has(WallProc) {
+		return nil
 	}
 	if err := cover("proc/sys", "proc/sys", readOnlyTree|mountAttrNoexec); err != nil {
 		return err
 	}
+	return mask()
+}
+
+// mask covers what is masked of /proc: files with the null device, folders with an empty
+// one.
+func mask() error {
 	for _, name := range procMasked {
-		if err := cover("dev/null", "proc/"+name, 0); err != nil {
+		var st syscall.Stat_t
+		name = "proc/" + name
+		if syscall.Lstat(name, &st) != nil {
+			continue
+		}
+		blank := "dev/null"
+		if st.Mode&syscall.S_IFMT == syscall.S_IFDIR {
+			blank = "run"
+		}
+		if err := cover(blank, name, mountAttrReadOnly); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ type Orders struct {
 	Mounts    []Mount
 	CPUs      []int // processors; none = all
 	Memory    int64 // bytes
+	Counted   bool  // a control group holds the memory too
 	Processes int
 	Files     int
 	CPU       int64 // nanoseconds
@@ -22,6 +23,8 @@ type Orders struct {
 	Image     string   // folder of an image's files; "" = the host's system folders
 	ImageFD   int      // descriptor of its detached tree, or 0 if it must be made from the path
 	Proxy     int64    // port on its own loopback to listen on for the parent; 0 = none
+	ProxyFD   int      // the socket by which the parent gets that listener
+	Probe     bool     // run this very program as what tries the walls, instead of Argv
 	Filter    []byte   // seccomp program, as the kernel takes it; none = no filter
 	Without   []string // walls that are left out; tests only
 }
@@ -36,8 +39,10 @@ type Mount struct {
 	Writable bool
 }
 
-// Report is what the first process says at the end: either what failed or how it went.
+// Report is what the first process says: at the end, what failed or how it went; before,
+// with Answer, that it has done what it was ordered to, or why not (Failed).
 type Report struct {
+	Answer  Order
 	Failed  string // the walls could not be built
 	NoStart string // the program could not be executed
 	Errno   int    // of NoStart
@@ -114,7 +119,7 @@ func (c *codec) bool(v *bool) {
 	*v = n == 1
 }
 
-func number[T ~int | ~int64](c *codec, v *T) {
+func number[T ~int | ~int64 | ~byte](c *codec, v *T) {
 	n := int64(*v)
 	c.int(&n)
 	*v = T(n)
@@ -149,6 +154,7 @@ func (o *Orders) code(c *codec) {
 	})
 	list(c, &o.CPUs, func(n *int) { number(c, n) })
 	c.int(&o.Memory)
+	c.bool(&o.Counted)
 	number(c, &o.Processes)
 	number(c, &o.Files)
 	c.int(&o.CPU)
@@ -158,6 +164,8 @@ func (o *Orders) code(c *codec) {
 	c.text(&o.Image)
 	number(c, &o.ImageFD)
 	c.int(&o.Proxy)
+	number(c, &o.ProxyFD)
+	c.bool(&o.Probe)
 	filter := string(o.Filter)
 	c.text(&filter)
 	o.Filter = []byte(filter)
@@ -165,6 +173,7 @@ func (o *Orders) code(c *codec) {
 }
 
 func (r *Report) code(c *codec) {
+	number(c, &r.Answer)
 	c.text(&r.Failed)
 	c.text(&r.NoStart)
 	number(c, &r.Errno)

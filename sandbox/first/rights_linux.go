@@ -42,7 +42,15 @@ const securebits = 1 | 2 | 4 | 8 | 0x20 | 0x40 | 0x80
 // dropRights gives up every capability, now and for good, on this thread: the one the
 // program is forked from. The other threads of the first process keep theirs in this
 // namespace; nothing inside reaches them.
-func dropRights() error {
+func dropRights(o *Orders) error {
+	if o.has(WallPrivileges) {
+		if err := prctl(prSetNoNewPrivs, 1, 0); err != nil {
+			return fault("set no_new_privs", err)
+		}
+	}
+	if !o.has(WallRights) {
+		return nil
+	}
 	for c := uintptr(0); c < 64; c++ {
 		err := prctl(prCapbsetDrop, c, 0)
 		if err == syscall.EINVAL {
@@ -58,13 +66,35 @@ func dropRights() error {
 	if err := prctl(prSetSecurebits, securebits, 0); err != nil {
 		return fault("lock the secure bits", err)
 	}
-	if err := prctl(prSetNoNewPrivs, 1, 0); err != nil {
-		return fault("set no_new_privs", err)
-	}
 	header := [2]uint32{capabilityVersion3, 0}
 	var none [6]uint32 // effective, permitted and inheritable, twice
 	if _, _, e := syscall.RawSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&none)), 0); e != 0 {
 		return fault("drop the capabilities", e)
+	}
+	return nil
+}
+
+// seal starts a keyring of this process's own and then installs the filter of system
+// calls, on every thread: the first process has made all calls that it refuses, and the
+// program inherits it.
+func seal(program []byte) error {
+	_, _, e := syscall.RawSyscall(syscall.SYS_KEYCTL, keyctlJoinSession, 0, 0)
+	if e != 0 && e != syscall.ENOSYS && e != syscall.EPERM { // a kernel or container without keyrings
+		return fault("start a keyring of its own", e)
+	}
+	if len(program) == 0 {
+		return nil
+	}
+	filter := struct { // struct sock_fprog
+		length uint16 // in instructions of 8 bytes
+		first  *byte
+	}{uint16(len(program) / 8), &program[0]}
+	thread, _, e := syscall.RawSyscall(sysSeccomp, seccompSetFilter, seccompSpecAllow|seccompAllThreads, uintptr(unsafe.Pointer(&filter)))
+	if e == 0 && thread != 0 {
+		e = syscall.EBUSY // that thread has another filter
+	}
+	if e != 0 {
+		return fault("install the filter of system calls", e)
 	}
 	return nil
 }

@@ -13,10 +13,35 @@ type watch struct {
 	cpu    int64        // nanoseconds
 	why    atomic.Int64 // the first reason to end it
 	peak   atomic.Int64
+	asked  atomic.Bool // to end by itself
+	over   atomic.Bool // the program has ended
+
+	counted  bool // a control group counts memory
+	looks    int
+	lastHeld int64 // bytes
+	shared   int64 // bytes of shared memory mapped, in the sample being taken
+	buffers  int64 // bytes that pipes and sockets may hold
 
 	text [8 << 10]byte // for one file of /proc
 	dir  [32 << 10]byte
 }
+
+func watchOf(o *Orders) *watch {
+	w := &watch{counted: o.Counted}
+	if o.has(WallPIDs) && o.has(WallMounts) { // else /proc would tell of the host
+		if o.has(WallMemoryWatch) {
+			w.memory = o.Memory
+		}
+		if o.has(WallCPUTime) {
+			w.cpu = o.CPU
+		}
+	}
+	return w
+}
+
+// freeTables is what a process's page tables may take before they count: more than those
+// of a program that uses the memory it maps.
+const freeTables = 4 << 20
 
 // watchPause is how often memory and processor time are looked at.
 const watchPause = nanosecondsInSecond / 10
@@ -66,6 +91,10 @@ func (w *watch) obey() {
 	if n, _ := (control{}).Read(order[:]); n != 1 {
 		syscall.Exit(1)
 	}
+	if o := Order(order[0]); o >= OrderAsk {
+		w.follow(o)
+		return
+	}
 	w.end(Kill(order[0]))
 }
 
@@ -74,25 +103,38 @@ func (w *watch) obey() {
 func (w *watch) sample() (memory, cpu int64) {
 	temporary := tmpfsUse("/tmp") + tmpfsUse("/dev/shm")
 	memory, cpu = temporary, childrenTime()
-	pids := w.processes()
+	pids, held := w.processes(), w.held()
+	w.shared = 0
 	for _, pid := range pids {
 		m, c := w.processUse(pid)
 		memory += m
 		cpu += c
 	}
+	memory += max(0, held-w.shared) + w.buffers
 	if w.memory == 0 || memory <= w.memory {
 		return memory, cpu
 	}
-	memory = temporary
+	memory, w.shared = temporary+w.buffers, 0
 	for _, pid := range pids {
 		memory += w.shareOf(pid)
 	}
-	return memory, cpu
+	return memory + max(0, held-w.shared), cpu
 }
 
 // processes lists all in the sandbox but this one.
 func (w *watch) processes() []string {
-	fd, err := syscall.Open("/proc", syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+	pids := w.numbers("/proc")
+	for i, pid := range pids {
+		if pid == "1" {
+			return append(pids[:i], pids[i+1:]...)
+		}
+	}
+	return pids
+}
+
+// numbers lists the entries of a folder whose names are numbers.
+func (w *watch) numbers(dir string) []string {
+	fd, err := syscall.Open(dir, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
@@ -105,7 +147,7 @@ func (w *watch) processes() []string {
 		}
 		_, _, names := syscall.ParseDirent(w.dir[:n], -1, nil)
 		for _, name := range names {
-			if name[0] >= '1' && name[0] <= '9' && name != "1" {
+			if name[0] >= '0' && name[0] <= '9' {
 				pids = append(pids, name)
 			}
 		}
@@ -116,7 +158,12 @@ func (w *watch) processes() []string {
 // its children included once they are gone. It is nothing if it has ended.
 func (w *watch) processUse(pid string) (memory, cpu int64) {
 	status := readFile("/proc/"+pid+"/status", w.text[:])
-	memory = kilobytes(status, "\nRssAnon:") + kilobytes(status, "\nRssShmem:")
+	shared := kilobytes(status, "\nRssShmem:")
+	memory = kilobytes(status, "\nRssAnon:") + shared
+	if tables := kilobytes(status, "\nVmPTE:"); tables > freeTables {
+		memory += tables - freeTables
+	}
+	w.shared += shared
 	stat := readFile("/proc/"+pid+"/stat", w.text[:])
 	// The name before the last ")" may hold anything; utime is the 12th word after it,
 	// then stime and both of the children.
@@ -142,7 +189,11 @@ func (w *watch) shareOf(pid string) int64 {
 		memory, _ := w.processUse(pid)
 		return memory
 	}
-	return kilobytes(text, "\nPss_Anon:") + kilobytes(text, "\nPss_Shmem:")
+	shared := kilobytes(text, "\nPss_Shmem:")
+	w.shared += shared
+	memory := kilobytes(text, "\nPss_Anon:") + shared
+	status := readFile("/proc/"+pid+"/status", w.text[:]) // over the text above
+	return memory + max(0, kilobytes(status, "\nVmPTE:")-freeTables)
 }
 
 // kilobytes finds a "Name:  123 kB" line and returns bytes.
@@ -201,6 +252,7 @@ func (w *watch) reap(program int) Report {
 			return w.finish(r)
 		case pid == program:
 			r.Status = int(ws)
+			w.over.Store(true)
 			_ = syscall.Kill(-1, syscall.SIGKILL)
 		}
 	}
@@ -213,7 +265,7 @@ func (w *watch) finish(r Report) Report {
 		r.MaxRSS = int64(u.Maxrss) << 10
 	}
 	r.Peak = w.peak.Load()
-	if syscall.WaitStatus(r.Status).Signaled() {
+	if syscall.WaitStatus(r.Status).Signaled() || w.asked.Load() {
 		r.Kill = Kill(w.why.Load())
 	}
 	return r

@@ -1,0 +1,5 @@
+package first
+
+const (
+	sysSeccomp = 277
+)
