@@ -1,0 +1,3 @@
+package image_test
+
+func umask(int) int { return 0 }
