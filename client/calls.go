@@ -172,13 +172,7 @@ func devPath(what, tag, verb string) string {
 
 // Push sends a packed folder (tar, perhaps compressed, or zip).
 func (c *Client) Push(ctx context.Context, what string, archive []byte) (App, error) {
-	field := "data"
-	if what == Engines {
-		field = "engineData"
-	}
-	var out App
-	err := c.callOn(ctx, c.slow, post, "/v1/dev/"+what, map[string][]byte{field: archive}, &out)
-	return out, err
+	return c.PushSigned(ctx, what, archive, nil)
 }
 
 // List returns the newest revision of every version.

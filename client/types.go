@@ -162,6 +162,8 @@ type App struct {
 	UpdatedAt   time.Time `json:"updatedAt"`
 	Link        string    `json:"link"`
 	Warnings    []string  `json:"warnings,omitempty"`
+
+	Signature *Signature `json:"signature,omitempty"` // its publisher's
 }
 
 // Template is a template in short.

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/egress"
 	"github.com/spare-compute/spare/hub/blob"
 	"github.com/spare-compute/spare/hub/catalog"
 	"github.com/spare-compute/spare/hub/dispatch"
@@ -33,18 +34,21 @@ import (
 	"github.com/spare-compute/spare/hub/scheduler"
 	"github.com/spare-compute/spare/hub/store"
 	"github.com/spare-compute/spare/hub/store/sqlite"
+	"github.com/spare-compute/spare/image"
 	"github.com/spare-compute/spare/protocol"
 )
 
 // Options say where a hub lives and what it may do. Zero values mean the defaults.
 type Options struct {
-	Data       string         // data folder
-	HTTP       string         // address of the API, "host:port"
-	Nodes      string         // address for nodes (UDP), "host:port"
-	Name       string         // what it calls itself; default the machine's name
-	AllowFetch []netip.Prefix // private addresses that jobs may name as url sources
-	MinFree    int64          // bytes of disk it leaves alone; default 1 GiB
-	Official   fs.FS          // Apps registered at start; nil = none
+	Data       string              // data folder
+	HTTP       string              // address of the API, "host:port"
+	Nodes      string              // address for nodes (UDP), "host:port"
+	Name       string              // what it calls itself; default the machine's name
+	AllowFetch []netip.Prefix      // private addresses that jobs may name as url sources
+	MinFree    int64               // bytes of disk it leaves alone; default 1 GiB
+	Official   fs.FS               // Apps registered at start; nil = none
+	Mirrors    map[string][]string // of registries, by host; see image.RegistryOptions
+	Runtimes   string              // folder of interpreters' bundles for nodes; "" = none
 	Log        *slog.Logger
 
 	// The pace of leases; for tests. See scheduler.Config.
@@ -83,6 +87,7 @@ type Hub struct {
 	store    store.Store
 	blobs    *blob.Disk
 	catalog  *catalog.Catalog
+	images   *catalog.Shelf
 	events   *events.Bus
 	dispatch *dispatch.Dispatcher
 	pipeline *pipeline.Pipeline
@@ -91,6 +96,7 @@ type Hub struct {
 	listener net.Listener
 	nodes    protocol.Listener
 	first    bool
+	keyHere  bool
 }
 
 // ErrInUse says that another process has the data folder.
@@ -122,8 +128,18 @@ func Open(ctx context.Context, opt Options) (_ *Hub, err error) {
 		return nil, err
 	}
 	h.events = events.New(time.Now())
+	key, err := h.publisherKey()
+	if err != nil {
+		return nil, err
+	}
+	h.images = catalog.NewShelf(catalog.ShelfConfig{
+		Store: h.store, Apps: h.store, Blobs: h.blobs,
+		Registries: image.NewRegistries(image.RegistryOptions{Rule: egress.Rule{Allow: h.opt.AllowFetch, Hint: "an operator can allow it with --allow-fetch"}, Mirrors: h.opt.Mirrors}),
+	})
 	h.catalog = catalog.New(catalog.Config{
-		Store: h.store, Blobs: h.blobs, Strategies: strategies{}, Work: h.folder("work"), Log: h.opt.Log,
+		Images: h.images,
+		Store:  h.store, Blobs: h.blobs, Strategies: strategies{}, Work: h.folder("work"), Log: h.opt.Log,
+		Publishers: h.publishers, Key: key,
 	})
 	if err := h.listen(ctx); err != nil {
 		return nil, err
@@ -136,6 +152,7 @@ func Open(ctx context.Context, opt Options) (_ *Hub, err error) {
 			return nil, fmt.Errorf("register the official Apps: %w", err)
 		}
 	}
+	h.catalog.ForgetKey()
 	return h, h.writeAddresses()
 }
 

@@ -52,6 +52,10 @@ func NewTicket(ctx context.Context, data string, opt TicketOptions, now time.Tim
 			return none, err
 		}
 	}
+	publishers, err := ReadPublishers(data)
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // a hub of an earlier release, not started since, has none
+		return none, err
+	}
 	st, err := sqlite.Open(ctx, filepath.Join(data, "hub.db"), sqlite.Options{})
 	if err != nil {
 		return none, explainStore(data, err)
@@ -67,6 +71,7 @@ func NewTicket(ctx context.Context, data string, opt TicketOptions, now time.Tim
 	}
 	return protocol.Ticket{
 		HubName: known.Name, Addresses: opt.Addresses, HubKey: key, Pool: opt.Pool, Token: token, Expires: expires,
+		Publishers: publishers.keys(),
 	}, nil
 }
 

@@ -31,11 +31,16 @@ func (h *Hub) wire(ctx context.Context) error {
 		Ledger: h.store, Effect: h.effect, EndTurn: func() { h.gateway.Flush() }, Log: opt.Log,
 	})
 	fetcher := datasource.New(datasource.Options{Allow: opt.AllowFetch})
+	runtimes, err := h.shelveRuntimes(ctx)
+	if err != nil {
+		return err
+	}
 	h.pipeline = pipeline.New(pipeline.Config{
 		Store: h.store, Blobs: h.blobs, Catalog: h.catalog, Dispatch: h.dispatch, Events: h.events,
-		Media: media.New(), Fetch: fetcher, Work: h.folder("work"), Stages: stages, Log: opt.Log,
+		Media: media.New(), Fetch: fetcher, Work: h.folder("work"), Stages: stages, Keep: digests(runtimes), Log: opt.Log,
 	})
 	h.gateway = gateway.New(gateway.Config{
+		Runtimes: runtimes, Images: h.images,
 		Store: h.store, Blobs: h.blobs, Dispatch: h.dispatch, Events: h.events, HubName: opt.Name, Log: opt.Log,
 		Lease: opt.Lease, HeartbeatBusy: opt.HeartbeatBusy, HeartbeatIdle: opt.HeartbeatIdle, MaxResult: maxResult,
 	})
@@ -50,7 +55,7 @@ func (h *Hub) wire(ctx context.Context) error {
 		return err
 	}
 	h.handler, err = api.New(api.Config{
-		Store: h.store, Blobs: h.blobs, Catalog: h.catalog, Jobs: jobs{h}, Nodes: h.gateway, Sources: fetcher,
+		Store: h.store, Blobs: h.blobs, Catalog: h.catalog, Images: h.images, Jobs: jobs{h}, Nodes: h.gateway, Sources: fetcher,
 		Events: h.events, Secret: secret, Uploads: h.folder("uploads"), Log: opt.Log, HubName: opt.Name,
 		Ready: func() error { return nil }, Room: h.blobs.Room,
 	})
@@ -58,6 +63,14 @@ func (h *Hub) wire(ctx context.Context) error {
 		return err
 	}
 	return h.restore(ctx)
+}
+
+func digests(files []spare.File) []spare.Digest {
+	var all []spare.Digest
+	for _, f := range files {
+		all = append(all, f.Digest)
+	}
+	return all
 }
 
 // effect carries out one decision of a turn that is on disk.

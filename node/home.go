@@ -29,7 +29,8 @@ import (
 //	prefs.json        the owner's preferences (package policy)
 //	probes.json       which tools work here (package device)
 //	cache/            inputs and Apps by digest (package cache)
-//	hubs/<key>/       a folder for each hub: hub.json, results/ (package work)
+//	guestbook/        what ran here (package guestbook)
+//	hubs/<key>/       a folder for each hub: hub.json, trust.json, results/ (package work)
 //	work/             scratch, emptied at start
 type Home struct {
 	dir  string

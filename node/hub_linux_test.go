@@ -21,10 +21,12 @@ import (
 	"github.com/spare-compute/spare/protocol"
 	"github.com/spare-compute/spare/protocol/pb"
 	"github.com/spare-compute/spare/sandbox"
+	"github.com/spare-compute/spare/sandbox/wasm"
 )
 
 func TestMain(m *testing.M) {
 	sandbox.Init()
+	wasm.Init()
 	os.Exit(m.Run())
 }
 

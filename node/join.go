@@ -17,10 +17,20 @@ import (
 	"github.com/spare-compute/spare/protocol"
 )
 
-// Join makes the node in dir belong to the hub that issued the ticket. It returns once
-// the hub has welcomed the node and that is on disk. When it fails, nothing is left of
-// the try.
-func Join(ctx context.Context, dir string, t protocol.Ticket, log *slog.Logger) (hub Hub, err error) {
+// JoinOptions are the owner's choices about a hub. Zero values mean the defaults.
+type JoinOptions struct {
+	RequireSignature *bool // whether Apps need a trusted publisher's signature; nil: in pools of volunteers
+}
+
+// Join is JoinWith without a choice of the owner's.
+func Join(ctx context.Context, dir string, t protocol.Ticket, log *slog.Logger) (Hub, error) {
+	return JoinWith(ctx, dir, t, JoinOptions{}, log)
+}
+
+// JoinWith makes the node in dir belong to the hub that issued the ticket. It returns
+// once the hub has welcomed the node and that is on disk. When it fails, nothing is left
+// of the try.
+func JoinWith(ctx context.Context, dir string, t protocol.Ticket, opt JoinOptions, log *slog.Logger) (hub Hub, err error) {
 	if err := t.CheckExpiry(time.Now()); err != nil {
 		return Hub{}, err
 	}
@@ -60,6 +70,10 @@ func Join(ctx context.Context, dir string, t protocol.Ticket, log *slog.Logger) 
 	}
 	if hub.Name == "" {
 		hub.Name = t.HubName
+	}
+	// What may run is decided before the file that makes it a hub of this node is there.
+	if err := home.pin(t, opt); err != nil {
+		return Hub{}, err
 	}
 	return hub, home.putHub(hub)
 }

@@ -12,20 +12,22 @@ import (
 	"os"
 	"reflect"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/image"
 	"github.com/spare-compute/spare/node/cache"
 	"github.com/spare-compute/spare/node/device"
+	"github.com/spare-compute/spare/node/guestbook"
 	"github.com/spare-compute/spare/node/link"
 	"github.com/spare-compute/spare/node/local"
 	"github.com/spare-compute/spare/node/policy"
 	"github.com/spare-compute/spare/node/work"
 	"github.com/spare-compute/spare/protocol"
+	"github.com/spare-compute/spare/protocol/pb"
 )
 
 const (
@@ -44,7 +46,11 @@ type Node struct {
 	cache  *cache.Cache
 	work   *work.Executor
 	links  []*hubLink
-	reload chan struct{}
+	images *image.Store
+
+	offered chan offer // an interpreter that a hub has
+	book    *guestbook.Book
+	reload  chan struct{}
 
 	mu       sync.Mutex
 	device   spare.Device
@@ -56,9 +62,10 @@ type Node struct {
 }
 
 type hubLink struct {
-	hub  Hub
-	link *link.Link
-	desk *work.Desk
+	hub   Hub
+	link  *link.Link
+	desk  *work.Desk
+	guard *guard
 }
 
 // New makes a node of a data folder that has joined a hub. It probes the runtimes, so
@@ -76,7 +83,7 @@ func New(ctx context.Context, home *Home, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		home: home, log: log, id: id, reload: make(chan struct{}, 1), began: time.Now(),
+		home: home, log: log, id: id, reload: make(chan struct{}, 1), offered: make(chan offer, 1), began: time.Now(),
 		reader: device.NewReader(device.Config{Volume: home.dir}),
 	}
 	if n.prefs, err = policy.Load(home.path("prefs.json")); err != nil {
@@ -86,13 +93,22 @@ func New(ctx context.Context, home *Home, log *slog.Logger) (*Node, error) {
 	if n.cache, err = cache.Open(home.path("cache"), 0); err != nil {
 		return nil, err
 	}
-	n.work, err = work.New(work.Config{Scratch: home.path("work"), Cache: n.cache, Log: log})
+	if n.images, err = image.Open(home.path("images"), image.Options{Hint: "raise it with spare-node prefs set disk=…"}); err != nil {
+		return nil, err
+	}
+	n.work, err = work.New(work.Config{
+		Scratch: home.path("work"), Cache: n.cache, Log: log,
+		Images: n.images, Registries: image.NewRegistries(image.RegistryOptions{}),
+	})
 	if err != nil {
+		return nil, err
+	}
+	if n.book, err = guestbook.Open(home.path(bookFolder), id); err != nil {
 		return nil, err
 	}
 	for _, hub := range hubs {
 		if err := n.join(hub); err != nil {
-			return nil, err
+			return nil, errors.Join(err, n.book.Close())
 		}
 	}
 	return n, nil
@@ -107,17 +123,23 @@ func (n *Node) join(hub Hub) error {
 	if err != nil {
 		return err
 	}
+	h.guard, err = n.home.guard(hub, func(byPool bool) bool { return n.preferences().Signature.Required(byPool) })
+	if err != nil {
+		return err
+	}
+	h.desk.Watch(hub.Key, h.guard, n.book)
 	h.link = link.New(link.Config{
 		Hub: hub.Key, Addresses: hub.Addresses, Identity: n.id, Device: n.Device, State: n.State,
-		Work: h.desk, Log: n.log.With("hub", hub.Name),
+		Work: h.desk, Log: n.log.With("hub", hub.Name), Offered: func(b []*pb.Blob) { n.offer(h, b) },
 	})
 	n.links = append(n.links, h)
 	return nil
 }
 
 // Run works until ctx ends, or until no hub wants this node any more.
-func (n *Node) Run(ctx context.Context) error {
-	runtimes := n.probeRuntimes(ctx)
+func (n *Node) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, n.book.Close()) }()
+	n.probeNative(ctx)
 	n.look(ctx)
 	control, err := local.Listen(n.home.dir, n.answer)
 	if err != nil {
@@ -134,7 +156,8 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return control.Run(gctx) })
 	group.Go(func() error { return n.watch(gctx) })
 	group.Go(func() error {
-		n.probeTools(gctx, runtimes)
+		n.probeTools(gctx)
+		n.probeMore(gctx)
 		return nil
 	})
 	group.Go(func() error { return n.runLinks(lctx) })
@@ -165,52 +188,14 @@ func (n *Node) runLinks(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// probeRuntimes finds out what can run Apps here.
-func (n *Node) probeRuntimes(ctx context.Context) []work.Runtime {
-	all, found := device.Runtimes(ctx)
-	runtimes := make([]work.Runtime, len(found))
-	for i, c := range found {
-		runtimes[i].Capability = c
-		if i < len(all) { // where there is none, there is still a reason
-			runtimes[i].Runtime = all[i]
-		}
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.proved = runtimes
-	n.lend()
-	for _, c := range found {
-		if !c.OK {
-			n.log.Warn("runtime does not work here", "runtime", c.Runtime, "reason", c.Reason)
-		}
-	}
-	return runtimes
-}
-
-// lend offers what of the proved runtimes the owner lends. The caller holds the lock.
-func (n *Node) lend() {
-	proved := make([]spare.Capability, len(n.proved))
-	for i, rt := range n.proved {
-		proved[i] = rt.Capability
-	}
-	lent := policy.Lend(n.prefs, proved)
-	runtimes := slices.Clone(n.proved)
-	for i := range runtimes {
-		runtimes[i].Capability = lent[i]
-	}
-	n.device.Runtimes = lent
-	n.work.SetRuntimes(runtimes)
-}
-
 // probeTools finds out which tools work, without keeping anyone waiting, and again a
 // while later if the machine was too busy to find out. After that the memory it took
 // is given back.
-func (n *Node) probeTools(ctx context.Context, runtimes []work.Runtime) {
-	i := slices.IndexFunc(runtimes, func(rt work.Runtime) bool { return rt.Capability.OK })
-	if i < 0 {
+func (n *Node) probeTools(ctx context.Context) {
+	rt := n.native()
+	if rt == nil {
 		return
 	}
-	rt := runtimes[i] // the first that works is the one that is used
 	for {
 		tools, err := device.Tools(ctx, rt.Runtime, rt.Capability.Version, n.home.path("probes.json"))
 		if ctx.Err() != nil {
@@ -292,7 +277,7 @@ func (n *Node) look(ctx context.Context) {
 	n.device.Offer = dec.Limits.Offer()
 	n.mu.Unlock()
 	if changed {
-		n.cache.SetQuota(int64(dec.Limits.Disk))
+		n.setQuotas(ctx, int64(dec.Limits.Disk))
 		paused := ""
 		if !dec.Run {
 			paused = dec.Reason.Detail
@@ -306,6 +291,15 @@ func (n *Node) look(ctx context.Context) {
 		}
 	}
 	n.report(false)
+}
+
+// setQuotas shares what the owner lends of the disk: up to a half holds images, the rest
+// what else is fetched.
+func (n *Node) setQuotas(ctx context.Context, disk int64) {
+	n.cache.SetQuota(disk - disk/2)
+	if err := n.images.SetQuota(ctx, disk/2); err != nil {
+		n.log.Warn("cannot make the images keep to their share of the disk", "error", err)
+	}
 }
 
 // report tells the hubs of the device if it changed enough to matter.

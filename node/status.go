@@ -14,6 +14,7 @@ import (
 	"github.com/spare-compute/spare/node/policy"
 	"github.com/spare-compute/spare/node/work"
 	"github.com/spare-compute/spare/protocol"
+	"github.com/spare-compute/spare/publisher"
 )
 
 // Status is all that "spare-node status" shows. Of a node that is not running, what
@@ -39,6 +40,9 @@ type HubStatus struct {
 	Pool    string       `json:"pool"`
 	Link    link.Status  `json:"link"`
 	Pending int          `json:"pending_results"` // finished and not accepted yet
+
+	RequireSignature bool           `json:"require_publisher_signature"`
+	Publishers       []publisher.ID `json:"publishers"` // whose Apps may run
 }
 
 // Status is the running node's.
@@ -52,9 +56,9 @@ func (n *Node) Status() Status {
 	}
 	n.mu.Unlock()
 	for _, h := range n.links {
-		s.Hubs = append(s.Hubs, HubStatus{
-			Key: h.hub.Key, Name: h.hub.Name, Pool: h.hub.Pool, Link: h.link.Status(), Pending: len(h.desk.Reports()),
-		})
+		hub := HubStatus{Key: h.hub.Key, Name: h.hub.Name, Pool: h.hub.Pool, Link: h.link.Status(), Pending: len(h.desk.Reports())}
+		hub.RequireSignature, hub.Publishers = h.guard.signers()
+		s.Hubs = append(s.Hubs, hub)
 	}
 	s.Work = append(s.Work, n.work.Items()...)
 	return s
@@ -92,7 +96,13 @@ func Ask(ctx context.Context, dir string) (Status, error) {
 	}
 	s.Device = Survey(ctx, dir, s.Prefs)
 	for _, hub := range hubs {
-		s.Hubs = append(s.Hubs, HubStatus{Key: hub.Key, Name: hub.Name, Pool: hub.Pool, Pending: work.Pending(home.resultsDir(hub.Key))})
+		g, err := home.guard(hub, s.Prefs.Signature.Required)
+		if err != nil {
+			return s, err
+		}
+		known := HubStatus{Key: hub.Key, Name: hub.Name, Pool: hub.Pool, Pending: work.Pending(home.resultsDir(hub.Key))}
+		known.RequireSignature, known.Publishers = g.signers()
+		s.Hubs = append(s.Hubs, known)
 	}
 	return s, nil
 }

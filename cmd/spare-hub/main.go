@@ -28,7 +28,9 @@ func main() {
 	sandbox.Init()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := root().ExecuteContext(ctx); err != nil {
+	err := root().ExecuteContext(ctx)
+	sandbox.Settle()
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "spare-hub: %v\n", err)
 		os.Exit(exitCode(err))
 	}
@@ -67,7 +69,7 @@ joined it work on them, and puts the results together.`,
 	cmd.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see %s --help", err, c.CommandPath())}
 	})
-	cmd.AddCommand(serveCommand(), ticketCommand(), versionCommand(), exitCodes())
+	cmd.AddCommand(serveCommand(), ticketCommand(), publisherCommand(), versionCommand(), exitCodes())
 	return cmd
 }
 

@@ -23,8 +23,8 @@ func serveCommand() *cobra.Command {
 		Use:   "serve --data DIR",
 		Short: "Run the hub",
 		Long: `Runs the hub in the foreground until it gets SIGTERM or Ctrl-C. The first start makes
-the data folder: the hub's keys, an admin API key in DIR/admin.key that only its owner
-can read, the ledger, and the official Apps. It answers GET /healthz when it is ready.`,
+the data folder: the hub's keys, an admin API key in DIR/admin.key and a publisher's key in
+DIR/publisher.key that only its owner can read, the ledger, and the official Apps. It answers GET /healthz when it is ready.`,
 		Example: `  # try it on this machine
   spare-hub serve --data ~/spare-hub
 
@@ -57,6 +57,7 @@ can read, the ledger, and the official Apps. It answers GET /healthz when it is 
 	f.StringVar(&opt.Nodes, "nodes", "0.0.0.0:7770", "address for nodes (QUIC over UDP)")
 	f.StringVar(&opt.Name, "name", "", "what the hub calls itself (default: the machine's name)")
 	f.StringSliceVar(&allow, "allow-fetch", nil, "private network that jobs may name as an input url; may be repeated")
+	f.StringVar(&opt.Runtimes, "runtimes", besideProgram("runtimes"), "folder of interpreter bundles that nodes may fetch")
 	f.Int64Var(&opt.MinFree, "min-free", 1<<30, "bytes of disk to leave free")
 	f.BoolVar(&asJSON, "json", false, "print the addresses as one line of JSON when ready")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log more")
@@ -93,9 +94,21 @@ What to do next:
                    then on that machine: spare-node join TICKET && spare-node run
   use the hub      export SPARE_HUB=http://%[2]s SPARE_KEY_FILE=%[3]s
                    spare run video.mp4 --template video-transcoding@v0.2 --preset web-720p -o out/
+  volunteers?      before you hand tickets to others, take the key that signs what runs
+                   on their machines off this hub, to where no network reaches it:
+                   spare-hub publisher export --data %[1]s --remove FILE
 
 `, opt.Data, h.HTTPAddr(), key)
 	return err
+}
+
+// besideProgram is a folder next to this program.
+func besideProgram(name string) string {
+	exe, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(filepath.Dir(exe), name)
 }
 
 func defaultData() string {

@@ -21,11 +21,17 @@ import (
 )
 
 func joinCommand(data *string) *cobra.Command {
-	return &cobra.Command{
+	var require bool
+	cmd := &cobra.Command{
 		Use:   "join TICKET",
 		Short: "Join the hub that issued a ticket",
 		Long: `Join connects to the hub that issued the ticket, and enrols this machine there
-under a key of its own. The hub prints tickets with "spare-hub ticket".`,
+under a key of its own. The hub prints tickets with "spare-hub ticket".
+
+The ticket names the publishers whose Apps may run here. In a pool of volunteers, which
+is any but "trusted", nothing runs that none of them has signed, whatever the hub says;
+--require-signature asks the same of a trusted pool, and --require-signature=false
+gives it up.`,
 		Example: `  spare-node join spare1:CgRob21lEhIx…
   spare-node join spare1:CgRob21lEhIx… --data /srv/spare-node`,
 		Args:              args(cobra.ExactArgs(1)),
@@ -35,15 +41,29 @@ under a key of its own. The hub prints tickets with "spare-hub ticket".`,
 			if err != nil {
 				return err
 			}
-			hub, err := node.Join(cmd.Context(), *data, t, slog.New(slog.DiscardHandler))
+			opt := node.JoinOptions{}
+			if cmd.Flags().Changed("require-signature") {
+				opt.RequireSignature = &require
+			}
+			hub, err := node.JoinWith(cmd.Context(), *data, t, opt, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Joined hub %q (key %s), pool %s. Start working with: spare-node run%s\n",
+			required, keys, err := node.Signers(*data, hub)
+			if err != nil {
+				return err
+			}
+			w := cmd.OutOrStdout()
+			if required {
+				fmt.Fprintf(w, "Only Apps run here that are signed by %s.\n", signers(keys))
+			}
+			_, err = fmt.Fprintf(w, "Joined hub %q (key %s), pool %s. Start working with: spare-node run%s\n",
 				hub.Name, hub.Key.Short(), hub.Pool, dataFlag(*data))
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&require, "require-signature", false, "run only Apps that a publisher in the ticket has signed (default: in pools of volunteers)")
+	return cmd
 }
 
 // dataFlag is how to name the data folder in a command that is shown.
@@ -129,8 +149,12 @@ func prefsCommand(data *string) *cobra.Command {
 	asJSON := false
 	keys, help := policy.Keys()
 	var list strings.Builder
+	width := 0
+	for _, k := range keys {
+		width = max(width, len(k))
+	}
 	for i, k := range keys {
-		fmt.Fprintf(&list, "  %-8s%s\n", k, help[i])
+		fmt.Fprintf(&list, "  %-*s  %s\n", width, k, help[i])
 	}
 	show := func(cmd *cobra.Command, p policy.Prefs) error {
 		if asJSON {

@@ -22,11 +22,15 @@ import (
 	"github.com/spare-compute/spare/node/service"
 	"github.com/spare-compute/spare/protocol"
 	"github.com/spare-compute/spare/sandbox"
+	"github.com/spare-compute/spare/sandbox/wasm"
 )
 
 func main() {
 	sandbox.Init()
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	wasm.Init()
+	code := run(os.Args[1:], os.Stdout, os.Stderr)
+	sandbox.Settle()
+	os.Exit(code)
 }
 
 // The exit codes. A service manager must not start again what ended with exitRefused.
@@ -93,6 +97,7 @@ this node, 4 the data folder cannot be used, 5 the hub cannot be reached.`,
 		Example: `  spare-node join spare1:…            join with the ticket that "spare-hub ticket" printed
   spare-node run                      work in the foreground; Ctrl-C stops
   spare-node status                   what it is and does, and why
+  spare-node log                      what ran here, and for whom
   spare-node prefs set when=always    work on battery too
   sudo spare-node install             work from now on as a service`,
 		SilenceUsage:  true,
@@ -104,7 +109,7 @@ this node, 4 the data folder cannot be used, 5 the hub cannot be reached.`,
 	if err := root.MarkPersistentFlagDirname("data"); err != nil {
 		panic(err) // the flag is defined one line above
 	}
-	root.AddCommand(joinCommand(data), runCommand(data), statusCommand(data), prefsCommand(data), leaveCommand(data))
+	root.AddCommand(joinCommand(data), runCommand(data), statusCommand(data), prefsCommand(data), leaveCommand(data), logCommand(data))
 	root.AddCommand(serviceCommands(data)...)
 	root.AddCommand(&cobra.Command{
 		Use:   "version",

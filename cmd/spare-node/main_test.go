@@ -7,10 +7,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/spare-compute/spare/sandbox"
+	"github.com/spare-compute/spare/sandbox/wasm"
 )
 
 func TestMain(m *testing.M) {
 	sandbox.Init()
+	wasm.Init()
 	testscript.Main(m, map[string]func(){"spare-node": main})
 }
 

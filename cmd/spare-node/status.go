@@ -10,6 +10,7 @@ import (
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/node"
 	"github.com/spare-compute/spare/node/device"
+	"github.com/spare-compute/spare/publisher"
 )
 
 func statusCommand(data *string) *cobra.Command {
@@ -69,7 +70,11 @@ func render(s node.Status, now time.Time) string {
 		line("hub", "%s", hubLine(h, s.Running, now))
 	}
 	for _, w := range s.Work {
-		line("work", "%s chunk %d of %q: %s for %s", w.App, w.Chunk, w.Job, w.Phase, now.Sub(w.Since).Round(time.Second))
+		phase := w.Phase
+		if w.Frozen {
+			phase = "frozen where it is, holding " + size(uint64(w.Memory)) + ","
+		}
+		line("work", "%s chunk %d of %q: %s for %s", w.App, w.Chunk, w.Job, phase, now.Sub(w.Since).Round(time.Second))
 	}
 	return b.String()
 }
@@ -82,7 +87,17 @@ func runtimeLine(r spare.Capability) string {
 	for i, p := range r.Platforms {
 		platforms[i] = string(p)
 	}
-	return fmt.Sprintf("%s: works for %s", r.Runtime, strings.Join(platforms, ", "))
+	s := fmt.Sprintf("%s: works for %s", r.Runtime, strings.Join(platforms, ", "))
+	for i, f := range r.Features {
+		s += []string{" with ", ", "}[min(i, 1)] + string(f)
+	}
+	if len(r.Missing) > 0 {
+		s += "; walls it lacks: " + strings.Join(r.Missing, "; ")
+	}
+	if r.Reason != "" {
+		s += " (" + r.Reason + ")"
+	}
+	return s
 }
 
 func hubLine(h node.HubStatus, running bool, now time.Time) string {
@@ -100,10 +115,24 @@ func hubLine(h node.HubStatus, running bool, now time.Time) string {
 			s += ": " + h.Link.Error
 		}
 	}
+	if h.RequireSignature {
+		s += "; runs only what is signed by " + signers(h.Publishers)
+	}
 	if h.Pending > 0 {
 		s += fmt.Sprintf("; %d results to hand over", h.Pending)
 	}
 	return s
+}
+
+func signers(keys []publisher.ID) string {
+	if len(keys) == 0 {
+		return "a trusted publisher, and trusts none: join again with a new ticket"
+	}
+	var names []string
+	for _, k := range keys {
+		names = append(names, k.Short())
+	}
+	return strings.Join(names, " or ")
 }
 
 func battery(b *spare.Battery) string {

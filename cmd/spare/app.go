@@ -14,43 +14,60 @@ import (
 
 func (c *cli) appCommand() *cobra.Command {
 	return group("app", "Push Apps and switch their versions on and off",
-		c.appPush(),
-		c.appSwitch("activate", "Let jobs use a version", "active", (*client.Client).Activate),
-		c.appSwitch("deactivate", "Keep new jobs from a version", "inactive", (*client.Client).Deactivate),
+		c.appPush(), c.appSign(),
+		c.appSwitch("activate", "Let jobs use a version", "active", true),
+		c.appSwitch("deactivate", "Keep new jobs from a version", "inactive", false),
 		c.appList(), c.appGet())
 }
 
 func (c *cli) appPush() *cobra.Command {
-	var activate bool
+	var activate, sign bool
+	var how signing
 	cmd := &cobra.Command{
 		Use: "push FOLDER", Short: "Send an App's folder to the hub", Args: args("the App's FOLDER"),
 		Long: `push packs FOLDER, which holds manifest.json and the App's program in app/, and sends it.
 The same name and version again makes a new revision; jobs that run keep theirs. A new
-version takes jobs once it is activated.`,
-		Example: "  spare app push ./hello-world\n  spare app push ./hello-world --activate",
+version takes jobs once it is activated.
+
+With --sign it is signed with your publisher's key first ("spare publisher new"), which
+nodes of volunteers ask for; the hub must know your publisher ("spare-hub publisher add").`,
+		Example: "  spare app push ./hello-world\n  spare app push ./hello-world --activate\n  spare app push ./hello-world --sign",
 		RunE: func(_ *cobra.Command, given []string) error {
 			archive, err := pack(given[0])
 			if err != nil {
 				return err
 			}
 			return c.do(func(ctx context.Context, cl *client.Client) error {
-				a, err := cl.Push(ctx, client.Apps, archive)
+				var signed []byte
+				if sign {
+					app, err := c.sign(ctx, cl, given[0], how)
+					if err != nil {
+						return err
+					}
+					signed = app.Signed
+				}
+				a, err := cl.PushSigned(ctx, client.Apps, archive, signed)
 				if err != nil {
 					return err
 				}
 				for _, w := range a.Warnings {
-					c.note("warning: " + w)
+					c.warn(w)
 				}
 				if activate {
-					if err := cl.Activate(ctx, client.Apps, a.Tag); err != nil {
+					warning, err := cl.Switch(ctx, client.Apps, a.Tag, true)
+					if err != nil {
 						return err
 					}
+					c.warn(warning)
 					a.Status = "active"
 				}
 				if c.json {
 					return c.printJSON(a)
 				}
 				fmt.Fprintf(c.out, "%s revision %s is pushed and %s\n", a.Tag, a.Revision, a.Status)
+				if sign {
+					fmt.Fprintf(c.out, "%s is signed%s\n", a.Tag, signedBy(a))
+				}
 				if a.Status != "active" {
 					c.note(fmt.Sprintf("let jobs use it with `spare app activate %s`", a.Tag))
 				}
@@ -59,6 +76,8 @@ version takes jobs once it is activated.`,
 		},
 	}
 	cmd.Flags().BoolVar(&activate, "activate", false, "let jobs use it at once")
+	cmd.Flags().BoolVar(&sign, "sign", false, "sign it with your publisher's key")
+	how.flags(cmd)
 	return cmd
 }
 
@@ -78,18 +97,27 @@ func pack(folder string) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func (c *cli) appSwitch(verb, short, state string, change func(*client.Client, context.Context, string, string) error) *cobra.Command {
+func (c *cli) appSwitch(verb, short, state string, active bool) *cobra.Command {
 	return &cobra.Command{
 		Use: verb + " TAG", Short: short, Args: args("the App's TAG"),
 		Example: fmt.Sprintf("  spare app %s hello-world@0.1", verb),
 		RunE: func(_ *cobra.Command, given []string) error {
 			return c.do(func(ctx context.Context, cl *client.Client) error {
-				if err := change(cl, ctx, client.Apps, given[0]); err != nil {
+				warning, err := cl.Switch(ctx, client.Apps, given[0], active)
+				if err != nil {
 					return err
 				}
+				c.warn(warning)
 				return c.done(fmt.Sprintf("%s is %s", given[0], state))
 			})
 		},
+	}
+}
+
+// warn passes on what the hub warns of, if anything.
+func (c *cli) warn(sentence string) {
+	if sentence != "" {
+		c.note("warning: " + sentence)
 	}
 }
 

@@ -142,7 +142,7 @@ the file admin.key in its data folder.`,
 		return usage("%w; see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		c.runCommand(), c.jobCommand(), c.appCommand(), c.templateCommand(), c.presetCommand(),
+		c.runCommand(), c.jobCommand(), c.appCommand(), c.imageCommand(), c.publisherCommand(), c.templateCommand(), c.presetCommand(),
 		c.schemaCommand(), c.nodeCommand(), c.keyCommand(), c.versionCommand(),
 		&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitHelp},
 	)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spare-compute/spare/hub/api/apitest"
 	"github.com/spare-compute/spare/hub/store"
+	"github.com/spare-compute/spare/image/imagetest"
 )
 
 func TestMain(m *testing.M) {
@@ -24,6 +25,8 @@ func TestMain(m *testing.M) {
 // inputs.
 func TestScripts(t *testing.T) {
 	h := apitest.Start(t)
+	registry := imagetest.Serve(t)
+	registry.Put("tools/video:1", imagetest.Make(t, imagetest.Options{}, imagetest.Tar(t, imagetest.File{Name: "f", Text: "x"})))
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "jobid": jobID},
@@ -32,6 +35,7 @@ func TestScripts(t *testing.T) {
 			// Each script is an owner of its own and sees its own jobs.
 			env.Setenv("SPARE_KEY", h.Key(filepath.Base(env.WorkDir), store.RoleSubmitter))
 			env.Setenv("ADMIN", h.Admin)
+			env.Setenv("REGISTRY", registry.Host)
 			return os.WriteFile(filepath.Join(env.WorkDir, "admin.key"), []byte(h.Admin+"\n"), 0o600)
 		},
 	})

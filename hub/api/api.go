@@ -22,6 +22,7 @@ type Config struct {
 	Store   store.Store
 	Blobs   Blobs
 	Catalog *catalog.Catalog
+	Images  *catalog.Shelf
 	Jobs    Jobs
 	Nodes   Nodes
 	Sources Sources

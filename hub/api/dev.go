@@ -44,6 +44,8 @@ type appJSON struct {
 	OutputType         string       `json:"outputType"`
 	Tag                string       `json:"tag"`
 	Warnings           []string     `json:"warnings,omitempty"`
+
+	Signature *signatureJSON `json:"signature,omitempty"` // its publisher's
 }
 
 type needsJSON struct {
@@ -75,7 +77,7 @@ func showApp(a spare.App) appJSON {
 		Status: status, Description: a.Description, IsPublic: a.Public, CreatedAt: stamp(a.CreatedAt),
 		UpdatedAt: stamp(a.UpdatedAt), Platform: string(a.Platform), PlatformConfig: showPlatform(a.Config),
 		Entrypoint: a.Entrypoint, Revision: strconv.Itoa(a.Revision), InputType: a.InputType,
-		OutputType: a.OutputType, Tag: a.Tag(),
+		OutputType: a.OutputType, Tag: a.Tag(), Signature: showSignature(a),
 		DeviceRequirements: needsJSON{
 			MinCPU: a.Needs.MinCPU, MinMemory: a.Needs.MinMemory, MinDisk: a.Needs.MinDisk,
 			GPU: listOf(a.Needs.GPU), Tools: listOf(a.Needs.Tools), OS: listOf(a.Needs.OS), Arch: listOf(a.Needs.Arch),
@@ -143,7 +145,11 @@ func (d dev) push(w http.ResponseWriter, r *http.Request) error {
 	if d.engines {
 		kind = "" // the manifest says which
 	}
-	pushed, err := d.Catalog.Push(r.Context(), kind, bytes.NewReader(archive), caller(r.Context()).Owner)
+	signed, err := signedOf(obj)
+	if err != nil {
+		return err
+	}
+	pushed, err := d.Catalog.PushSigned(r.Context(), kind, bytes.NewReader(archive), caller(r.Context()).Owner, signed)
 	if err != nil {
 		return err
 	}
@@ -267,7 +273,17 @@ func (d dev) setActive(active bool) handler {
 		if a, err = change(r.Context(), a.Kind, a.Tag()); err != nil {
 			return err
 		}
-		return d.answer(w, r, a, a.Tag()+" is "+showApp(a).Status, "")
+		message := a.Tag() + " is " + showApp(a).Status
+		if active {
+			warning, err := d.Catalog.Unsigned(r.Context(), a)
+			if err != nil {
+				return err
+			}
+			if warning != "" {
+				message += "; warning: " + warning
+			}
+		}
+		return d.answer(w, r, a, message, "")
 	}
 }
 

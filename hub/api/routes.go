@@ -19,6 +19,7 @@ import (
 type server struct {
 	Config
 	uploads *uploads
+	parts   turns // of images, by owner and digest
 	mux     *http.ServeMux
 }
 
@@ -64,6 +65,7 @@ func (s *server) routes() {
 	s.handle("POST /v1/auth/api_keys/{id}/revoke", known, s.revokeKey)
 	s.jobRoutes()
 	s.devRoutes()
+	s.imageRoutes()
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, s.nothingHere(w, r)) })
 }
 
@@ -114,6 +116,7 @@ func (s *server) devRoutes() {
 		s.handle("GET "+at+"/{tag}/status", viewer, d.status)
 		s.handle("GET "+at+"/{tag}/download", viewer, d.download)
 		s.handle("GET "+at+"/{tag}/bundle", public, d.bundle)
+		s.handle("POST "+at+"/{tag}/signature", submits, d.sign)
 		s.handle("POST "+at+"/{tag}/activate", submits, d.setActive(true))
 		s.handle("POST "+at+"/{tag}/deactivate", submits, d.setActive(false))
 	}

@@ -138,7 +138,13 @@ func (s *server) runJob(w http.ResponseWriter, r *http.Request) error {
 	if err := s.Jobs.Run(r.Context(), j.ID); err != nil {
 		return err
 	}
-	return s.ok(w, r, "")
+	message := ""
+	if j, err := s.Store.Job(r.Context(), j.ID); err == nil && j.Plan != nil {
+		if warning := s.Catalog.UnsignedIn(*j.Plan); warning != "" {
+			message = "warning: " + warning
+		}
+	}
+	return s.ok(w, r, message)
 }
 
 func (s *server) abortJob(w http.ResponseWriter, r *http.Request) error {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 
 	"github.com/google/uuid"
 
@@ -21,17 +20,9 @@ import (
 // uploads is a folder of inputs that are still arriving: of each job, what came so far
 // and a note of what it will be. It survives a restart of the hub.
 type uploads struct {
-	dir  string
-	root *os.Root
-
-	mu     sync.Mutex
-	active map[spare.JobID]*transfer
-}
-
-// A transfer has a job's upload to itself while it lasts.
-type transfer struct {
-	interrupt func() // makes it end soon
-	done      chan struct{}
+	dir   string
+	root  *os.Root
+	turns turns
 }
 
 // note is what is known of an upload beside its bytes.
@@ -45,7 +36,7 @@ func openUploads(dir string) (*uploads, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the folder for uploads: %w", err)
 	}
-	return &uploads{dir: dir, root: root, active: map[spare.JobID]*transfer{}}, nil
+	return &uploads{dir: dir, root: root}, nil
 }
 
 func partName(id spare.JobID) string { return string(id) + ".part" }
@@ -54,32 +45,9 @@ func noteName(id spare.JobID) string { return string(id) + ".json" }
 // path is where the bytes of a job's upload lie.
 func (u *uploads) path(id spare.JobID) string { return filepath.Join(u.dir, partName(id)) }
 
-// claim waits until nothing else works on the job's upload. Whoever does is told to
-// stop: a client that comes again has given up its former connection, even if this hub
-// has not noticed yet.
+// claim waits until nothing else works on the job's upload.
 func (u *uploads) claim(ctx context.Context, id spare.JobID, interrupt func()) (release func(), err error) {
-	mine := &transfer{interrupt: interrupt, done: make(chan struct{})}
-	for {
-		u.mu.Lock()
-		other := u.active[id]
-		if other == nil {
-			u.active[id] = mine
-			u.mu.Unlock()
-			return func() {
-				u.mu.Lock()
-				defer u.mu.Unlock()
-				delete(u.active, id)
-				close(mine.done)
-			}, nil
-		}
-		u.mu.Unlock()
-		other.interrupt()
-		select {
-		case <-other.done:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
+	return u.turns.claim(ctx, string(id), interrupt)
 }
 
 // state tells how much of a job's upload is here; a zero note with offset 0 is none.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/hub/store"
+	"github.com/spare-compute/spare/publisher"
 )
 
 // Official owns what is built into the hub.
@@ -44,8 +45,13 @@ type Config struct {
 	Blobs      Blobs
 	Strategies Strategies
 	Images     Images // nil: Apps that name images are refused
-	Work       string // existing scratch folder, best on the volume of the blobs; "" means the system's
-	Log        *slog.Logger
+
+	// Publishers are those whose signatures are taken, as they stand now; nil: none are.
+	Publishers func() []publisher.Pin
+	Key        *publisher.Key // signs the Apps that come with the hub; nil: they stay unsigned
+
+	Work string // existing scratch folder, best on the volume of the blobs; "" means the system's
+	Log  *slog.Logger
 }
 
 // A Catalog answers for one hub. It is safe for concurrent use.
@@ -54,13 +60,15 @@ type Catalog struct {
 	blobs      Blobs
 	strategies Strategies
 	images     Images
+	trusted    func() []publisher.Pin
+	key        *publisher.Key
 	work       string
 	log        *slog.Logger
 }
 
 // New makes a Catalog over a store.
 func New(cfg Config) *Catalog {
-	c := &Catalog{store: cfg.Store, blobs: cfg.Blobs, strategies: cfg.Strategies, images: cfg.Images, work: cfg.Work, log: cfg.Log}
+	c := &Catalog{store: cfg.Store, blobs: cfg.Blobs, strategies: cfg.Strategies, images: cfg.Images, trusted: cfg.Publishers, key: cfg.Key, work: cfg.Work, log: cfg.Log}
 	if c.work == "" {
 		c.work = os.TempDir()
 	}

@@ -97,18 +97,26 @@ func runnable(app spare.App) error {
 	return nil
 }
 
-// pin fixes the image that an App names to the one it means today, if it is not yet.
+// pin fixes the image that an App names to the one it means today, if it is not yet. That
+// of a signed App is the publisher's choice.
 func (c *Catalog) pin(ctx context.Context, app *spare.App) error {
 	w, err := readEnvironment("platform_config", *app)
-	if err != nil || w.Image == "" || app.Environment.Image != "" && app.Environment.Image != w.Image {
+	signed := len(app.Signed) > 0
+	if err != nil || w.Image == "" || !signed && app.Environment.Image != "" && app.Environment.Image != w.Image {
 		return err
+	}
+	if signed {
+		w.Image = app.Environment.Image
 	}
 	if c.images == nil {
 		return refuse("App %s names the image %s, and this hub looks up no images", app.Tag(), w.Image)
 	}
-	app.Environment.Image, app.ImageOnHub, err = c.images.Pin(ctx, w.Image, w.username, w.token)
+	pinned, onHub, err := c.images.Pin(ctx, w.Image, w.username, w.token)
 	if err != nil {
 		return &Refused{Sentence: fmt.Sprintf("App %s: %v", app.Tag(), err), Err: err}
+	}
+	if app.ImageOnHub = onHub; !signed {
+		app.Environment.Image = pinned
 	}
 	return nil
 }

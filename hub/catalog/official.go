@@ -53,8 +53,10 @@ func (c *Catalog) register(ctx context.Context, app fs.FS) error {
 		return err
 	}
 	defer f.root.Close()
-	if same, err := c.unchanged(ctx, f, work); err != nil || same {
+	if have, err := c.unchanged(ctx, f, work); err != nil {
 		return err
+	} else if have != nil {
+		return c.renew(ctx, *have)
 	}
 	if err := errors.Join(f.readRest(), runnable(f.app)); err != nil {
 		return err
@@ -64,26 +66,31 @@ func (c *Catalog) register(ctx context.Context, app fs.FS) error {
 		return err
 	}
 	c.log.Info("registered official App", "app", pushed.App.Tag(), "revision", pushed.App.Revision)
+	if len(pushed.App.Signed) == 0 {
+		return c.renew(ctx, pushed.App) // says what to do
+	}
 	return nil
 }
 
-// unchanged reports whether the catalogue holds this very content: a hub that starts
-// again looks no further. It may, because a push stores the App last.
-func (c *Catalog) unchanged(ctx context.Context, f *folder, work string) (bool, error) {
+// unchanged is what the catalogue holds if that is this very content, else nil: a hub
+// that starts again looks no further. It may, because a push stores the App last.
+func (c *Catalog) unchanged(ctx context.Context, f *folder, work string) (*spare.App, error) {
 	have, err := c.store.App(ctx, f.app.Kind, f.app.Name, f.app.Version)
 	if errors.Is(err, store.ErrNotFound) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	file, digest, err := pack(f, work)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if err := os.Remove(file); err != nil || digest != have.Bundle {
-		return false, err
+		return nil, err
 	}
-	_, err = c.blobs.Stat(digest)
-	return err == nil, nil
+	if _, err := c.blobs.Stat(digest); err != nil {
+		return nil, nil
+	}
+	return &have, nil
 }

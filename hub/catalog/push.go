@@ -35,6 +35,12 @@ type Pushed struct {
 // it. Nothing of it is stored if any of it is wrong. The empty kind means an engine of
 // the kind that its manifest says. The version is not active until Activate.
 func (c *Catalog) Push(ctx context.Context, kind spare.Kind, archive io.Reader, owner string) (Pushed, error) {
+	return c.PushSigned(ctx, kind, archive, owner, nil)
+}
+
+// PushSigned is Push of an App with its publisher's signed manifest, which must be of a
+// publisher that this hub knows and cover exactly what is pushed. Nil is none.
+func (c *Catalog) PushSigned(ctx context.Context, kind spare.Kind, archive io.Reader, owner string, signed []byte) (Pushed, error) {
 	work, err := os.MkdirTemp(c.work, "push-*")
 	if err != nil {
 		return Pushed{}, fmt.Errorf("make a folder to unpack the push in: %w", err)
@@ -65,6 +71,7 @@ func (c *Catalog) Push(ctx context.Context, kind spare.Kind, archive io.Reader, 
 	if err := f.readRest(); err != nil {
 		return Pushed{}, err
 	}
+	f.app.Signed = signed
 	return c.keep(ctx, f, owner, work, false)
 }
 
@@ -146,6 +153,7 @@ func (c *Catalog) keep(ctx context.Context, f *folder, owner, work string, activ
 	if err := c.check(ctx, f, owner); err != nil {
 		return pushed, err
 	}
+	adoptImage(&f.app)
 	if err := c.pin(ctx, &f.app); err != nil {
 		pushed.Warnings = append(pushed.Warnings, err.Error()) // activation tries again
 	}
@@ -156,6 +164,11 @@ func (c *Catalog) keep(ctx context.Context, f *folder, owner, work string, activ
 	if f.app.Bundle, f.app.BundleSize, err = c.blobs.PutFile(ctx, packed); err != nil {
 		return pushed, fmt.Errorf("store the bundle of %s: %w", f.app.Tag(), err)
 	}
+	warnings, err := c.vouch(f, have)
+	if err != nil {
+		return pushed, err
+	}
+	pushed.Warnings = append(pushed.Warnings, warnings...)
 	if err := c.dropSchema(ctx, f, have); err != nil {
 		return pushed, err
 	}

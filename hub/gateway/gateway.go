@@ -35,8 +35,9 @@ type Config struct {
 	Lease         time.Duration
 	HeartbeatBusy time.Duration
 	HeartbeatIdle time.Duration
-	MaxResult     int64          // bytes of one result blob
-	Public        []spare.Digest // what every node may fetch
+	MaxResult     int64        // bytes of one result blob
+	Runtimes      []spare.File // interpreters that every node may fetch, by name
+	Images        Images
 }
 
 // A Gateway holds the sessions of all connected nodes.
@@ -61,7 +62,7 @@ type liveness struct {
 func New(cfg Config) *Gateway {
 	return &Gateway{
 		cfg: cfg, sessions: map[spare.NodeID]*session{},
-		states: map[spare.NodeID]*liveness{}, grants: newGrants(cfg.Store),
+		states: map[spare.NodeID]*liveness{}, grants: newGrants(cfg.Store, cfg.Images),
 	}
 }
 

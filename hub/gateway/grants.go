@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -20,7 +21,8 @@ import (
 // grants remembers what each node holds a lease on, and so may fetch. It outlives
 // sessions, and is filled again from the store when a node returns after a restart.
 type grants struct {
-	store store.Store
+	store  store.Store
+	images Images // nil: the hub holds none
 
 	mu    sync.Mutex
 	held  map[spare.NodeID]map[spare.AttemptID]grant
@@ -42,9 +44,14 @@ type plan struct {
 	content []spare.Digest // the App's bundle, and its image's blobs if the hub holds them
 }
 
-func newGrants(st store.Store) *grants {
+// Images tells what the images on this hub are made of; catalog.Shelf does.
+type Images interface {
+	Parts(ctx context.Context, pinned string) ([]spare.Digest, error)
+}
+
+func newGrants(st store.Store, images Images) *grants {
 	return &grants{
-		store: st, held: map[spare.NodeID]map[spare.AttemptID]grant{}, plans: map[spare.JobID]*plan{},
+		store: st, images: images, held: map[spare.NodeID]map[spare.AttemptID]grant{}, plans: map[spare.JobID]*plan{},
 	}
 }
 
@@ -86,10 +93,27 @@ func (g *grants) plan(ctx context.Context, id spare.JobID) (*plan, error) {
 		return nil, fmt.Errorf("job %s has no plan", id)
 	}
 	a := job.Plan.App
-	return &plan{job: job, content: []spare.Digest{a.Bundle}, app: &pb.App{
+	around := a.Environment
+	if around.Platform == "" { // planned by an earlier release
+		around.Platform = a.Platform
+	}
+	environment, err := json.Marshal(around)
+	if err != nil {
+		return nil, err
+	}
+	content := []spare.Digest{a.Bundle}
+	if a.ImageOnHub && g.images != nil {
+		parts, err := g.images.Parts(ctx, around.Image)
+		if err != nil && !errors.Is(err, store.ErrNotFound) { // removed meanwhile: the node says so
+			return nil, err
+		}
+		content = append(content, parts...)
+	}
+	return &plan{job: job, content: content, app: &pb.App{
 		Name: a.Name, Version: a.Version, Revision: uint32(a.Revision), Entrypoint: a.Entrypoint,
 		Platform: string(a.Platform), PlatformConfig: a.Config, Root: a.Root,
-		Bundle: &pb.Blob{Digest: string(a.Bundle), Size: uint64(a.BundleSize)},
+		Bundle:      &pb.Blob{Digest: string(a.Bundle), Size: uint64(a.BundleSize)},
+		Environment: environment, ImageOnHub: a.ImageOnHub, Gpus: a.Needs.GPU, Signed: a.Signed,
 	}}, nil
 }
 
@@ -210,7 +234,7 @@ func (g *Gateway) grant(dec scheduler.Grant) {
 func fit(leases []*pb.Lease) int {
 	size := 0
 	for i, l := range leases {
-		size += len(l.Params) + len(l.Input.Inline) + len(l.App.PlatformConfig) + 1024
+		size += len(l.Params) + len(l.Input.Inline) + len(l.App.PlatformConfig) + len(l.App.Environment) + len(l.App.Signed) + 1024
 		if i > 0 && size > protocol.MaxFrame/2 {
 			return i
 		}

@@ -220,7 +220,8 @@ func (s *session) blob(ctx context.Context, st protocol.Stream, first *pb.Frame)
 
 // mayMove lets a node fetch what it has a lease on, and upload while it has one or had.
 func (s *session) mayMove(get bool, d spare.Digest, _ int64) error {
-	if get && !slices.Contains(s.g.cfg.Public, d) && !s.g.grants.mayGet(s.node.ID, d) {
+	public := func(f spare.File) bool { return f.Digest == d }
+	if get && !slices.ContainsFunc(s.g.cfg.Runtimes, public) && !s.g.grants.mayGet(s.node.ID, d) {
 		return errors.New("no lease of this node names this content")
 	}
 	return nil

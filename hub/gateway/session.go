@@ -120,6 +120,9 @@ func (g *Gateway) admit(ctx context.Context, conn protocol.Session, log *slog.Lo
 		return nil, r
 	}
 	st.SetPriority(protocol.PriorityControl)
+	for _, f := range g.cfg.Runtimes {
+		welcome.Runtimes = append(welcome.Runtimes, &pb.Blob{Name: f.Name, Digest: string(f.Digest), Size: uint64(f.Size)})
+	}
 	if err := ctl.Send(&pb.Frame{Body: &pb.Frame_Welcome{Welcome: welcome}}); err != nil {
 		return nil, err
 	}

@@ -39,8 +39,9 @@ type Config struct {
 	Events   *events.Bus
 	Media    *media.Tools
 	Fetch    *datasource.Fetcher
-	Work     string // scratch folder, emptied at start
-	Stages   int    // partition and assemble stages that run at once
+	Work     string         // scratch folder, emptied at start
+	Stages   int            // partition and assemble stages that run at once
+	Keep     []spare.Digest // content that stays though no job names it
 	Log      *slog.Logger
 }
 
@@ -320,6 +321,9 @@ func (p *Pipeline) sweep(ctx context.Context) {
 	if err != nil {
 		p.cfg.Log.Error("cannot list the blobs in use; keeping all", "error", err)
 		return
+	}
+	for _, d := range p.cfg.Keep {
+		keep[d] = struct{}{}
 	}
 	n, size, err := p.cfg.Blobs.Sweep(ctx, keep, time.Hour)
 	if err != nil && ctx.Err() == nil {

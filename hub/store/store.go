@@ -26,6 +26,7 @@ var (
 // A Store is a hub's memory.
 type Store interface {
 	Catalogue
+	Images
 	Jobs
 	Ledger
 	Nodes
@@ -55,6 +56,28 @@ type Catalogue interface {
 
 	PutPreset(ctx context.Context, p spare.Preset) error
 	Presets(ctx context.Context, template string) ([]spare.Preset, error)
+}
+
+// An Image is an OCI image that the hub holds: all its parts are blobs.
+type Image struct {
+	Name      string         `json:"name"`   // in full, "registry/repository:tag"
+	Digest    spare.Digest   `json:"digest"` // of its manifest or index
+	Size      int64          `json:"size"`   // bytes of all parts
+	Parts     []spare.Digest `json:"parts"`  // all blobs it is made of, the manifest too
+	Platforms []string       `json:"platforms"`
+	Owner     string         `json:"owner"`
+	PushedAt  time.Time      `json:"pushed_at"`
+}
+
+// Images keeps which images the hub holds. What a name meant before stays until it is
+// removed: Apps that were pinned to it go on.
+type Images interface {
+	// PutImage stores a push. The same name and digest again takes its place.
+	PutImage(ctx context.Context, im Image) error
+	// Images returns all by name, of each name the last push first.
+	Images(ctx context.Context) ([]Image, error)
+	// DeleteImage removes what a name means by one digest.
+	DeleteImage(ctx context.Context, name string, digest spare.Digest) error
 }
 
 // JobQuery selects jobs. Zero values select all.
@@ -92,8 +115,8 @@ type Jobs interface {
 	CountAttempts(ctx context.Context, job spare.JobID) (map[spare.Outcome]int, error)
 	// LiveAttempts returns the attempts without an outcome of every job.
 	LiveAttempts(ctx context.Context) ([]spare.Attempt, error)
-	// References lists every blob digest that jobs, tasks and the catalogue name; content
-	// that is kept inline may be left out.
+	// References lists every blob digest that jobs, tasks, images and the catalogue name;
+	// content that is kept inline may be left out.
 	References(ctx context.Context) (map[spare.Digest]struct{}, error)
 }
 

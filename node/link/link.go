@@ -50,6 +50,7 @@ type Config struct {
 	State     func() (spare.NodeState, spare.Reason)
 	Work      Work
 	Log       *slog.Logger
+	Offered   func(runtimes []*pb.Blob) // told at each connection what interpreters the hub has; may be nil
 	// Dial opens a session; nil dials QUIC.
 	Dial func(ctx context.Context, address string) (protocol.Session, error)
 }
@@ -239,6 +240,9 @@ func (l *Link) connected(s protocol.Session, address string, w *pb.Welcome) {
 	l.session = s
 	l.status = Status{Connected: true, Address: address, Hub: w.HubName, Pool: w.Pool, Since: &now}
 	close(l.up)
+	if l.cfg.Offered != nil {
+		l.cfg.Offered(w.Runtimes)
+	}
 	// What answered is tried first the next time.
 	if i := slices.Index(l.cfg.Addresses, address); i > 0 {
 		l.cfg.Addresses = slices.Insert(slices.Delete(slices.Clone(l.cfg.Addresses), i, i+1), 0, address)

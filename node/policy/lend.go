@@ -34,11 +34,23 @@ func (r Runtimes) check() error {
 	return nil
 }
 
+// Lent reports whether the owner allows a runtime at all.
+func Lent(p Prefs, runtime string) bool {
+	allowed := p.Runtimes.list()
+	return len(allowed) == 0 || slices.Contains(allowed, runtime)
+}
+
+// ChoosesEngine reports whether the owner wants a container engine used where there is
+// another way.
+func (p Prefs) ChoosesEngine() bool {
+	return p.Engine != "" || p.GPU || slices.Contains(p.Runtimes.list(), "engine")
+}
+
 // Lend is what of the proved runtimes the owner lends. One that is kept back says so.
 func Lend(p Prefs, proved []spare.Capability) []spare.Capability {
 	lent := slices.Clone(proved)
 	for i, c := range lent {
-		if allowed := p.Runtimes.list(); len(allowed) > 0 && !slices.Contains(allowed, c.Runtime) {
+		if !Lent(p, c.Runtime) {
 			lent[i] = spare.Capability{Runtime: c.Runtime, Version: c.Version, Reason: "the owner does not lend it"}
 			continue
 		}

@@ -39,6 +39,12 @@ type Prefs struct {
 	Runtimes Runtimes `json:"runtimes,omitempty"` // which may be used; "" = all
 	Network  Net      `json:"network,omitempty"`  // none or outbound; "" = none
 	GPU      bool     `json:"gpu,omitempty"`      // whether Apps may use it
+
+	Engine        string `json:"engine,omitempty"`         // podman or docker, by name or path; "" = whichever is there
+	EngineRuntime string `json:"engine_runtime,omitempty"` // the engine's own runtime, as runc; "" = its choice
+	EngineFlaws   bool   `json:"engine_flaws,omitempty"`   // whether an engine with known flaws may be used
+
+	Signature Signature `json:"require_publisher_signature,omitempty"` // "" = pool
 }
 
 // Default is what holds until the owner says otherwise.
@@ -84,6 +90,26 @@ var setters = []struct {
 		"gpu", "true: Apps that ask for a GPU may use it; false: none may",
 		func(p *Prefs, v string) (err error) { p.GPU, err = strconv.ParseBool(v); return err },
 		func(p Prefs) string { return strconv.FormatBool(p.GPU) },
+	},
+	{
+		"require_publisher_signature", "pool: in pools of volunteers Apps need a trusted publisher's signature; always; never",
+		func(p *Prefs, v string) error { p.Signature = Signature(v); return nil },
+		func(p Prefs) string { return string(cmp.Or(p.Signature, SignatureByPool)) },
+	},
+	{
+		"engine", "the container engine to use, podman or docker, by name or path; empty: whichever is there",
+		func(p *Prefs, v string) error { p.Engine = v; return nil },
+		func(p Prefs) string { return p.Engine },
+	},
+	{
+		"engine_runtime", "what the engine runs containers with, as runc or crun; empty: its own choice",
+		func(p *Prefs, v string) error { p.EngineRuntime = v; return nil },
+		func(p Prefs) string { return p.EngineRuntime },
+	},
+	{
+		"engine_flaws", "true: use an engine although its version has known flaws; false: never",
+		func(p *Prefs, v string) (err error) { p.EngineFlaws, err = strconv.ParseBool(v); return err },
+		func(p Prefs) string { return strconv.FormatBool(p.EngineFlaws) },
 	},
 	{
 		"name", "the name shown for this machine; empty: its host name",
@@ -149,7 +175,7 @@ func (p Prefs) check() error {
 	case len(p.Name) > 64 || strings.ContainsFunc(p.Name, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return fmt.Errorf("preference name: use at most 64 printable characters")
 	}
-	return p.Runtimes.check()
+	return errors.Join(p.Runtimes.check(), p.Signature.check())
 }
 
 // Load reads preferences from a file; a missing file is the default. Unknown keys

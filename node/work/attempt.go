@@ -8,6 +8,8 @@ import (
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/protocol/pb"
+	"github.com/spare-compute/spare/publisher"
+	"github.com/spare-compute/spare/sandbox"
 )
 
 // phase is where an attempt is on this node.
@@ -55,7 +57,10 @@ type attempt struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	start  chan struct{} // closed when cores are given
-	wants  int           // cores
+	steer  sandbox.Steer
+	wants  int // cores
+
+	verdict publisher.Verdict // the guard's, once it has admitted the App
 
 	// Under the executor's lock:
 	phase phase
@@ -115,8 +120,16 @@ func (e *Executor) live(a *attempt) {
 // link report it.
 func (e *Executor) handOver(a *attempt) {
 	ended := a.ended
-	if r := ended.Result; r != nil && len(r.Inline) == 0 && r.Size > 0 {
-		if err := e.put(a, r); err != nil {
+	switch b := left(ended); {
+	case b == nil:
+	case b == ended.Checkpoint:
+		if err := e.putCheckpoint(a, b); err != nil {
+			a.desk.log.Warn("checkpoint not handed back", "attempt", a.id, "error", err)
+			ended.Checkpoint = nil
+			a.desk.save(ended, nil)
+		}
+	default:
+		if err := e.put(a.ctx, a, b); err != nil {
 			if a.ctx.Err() != nil {
 				return // cancelled, or the node stops: the result stays on disk for the next start
 			}
@@ -133,8 +146,8 @@ func (e *Executor) handOver(a *attempt) {
 	e.enter(a, reporting)
 }
 
-func (e *Executor) put(a *attempt, r *pb.Blob) error {
-	if err := e.upload.Acquire(a.ctx, 1); err != nil {
+func (e *Executor) put(ctx context.Context, a *attempt, r *pb.Blob) error {
+	if err := e.upload.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer e.upload.Release(1)
@@ -142,7 +155,7 @@ func (e *Executor) put(a *attempt, r *pb.Blob) error {
 	if err != nil {
 		return fmt.Errorf("upload the result: %w", err)
 	}
-	if err := a.desk.transfers.Put(a.ctx, digest, int64(r.Size), a.desk.opener(a.id)); err != nil {
+	if err := a.desk.transfers.Put(ctx, digest, int64(r.Size), a.desk.opener(a.id)); err != nil {
 		return fmt.Errorf("upload the result: %w", err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"time"
@@ -29,10 +30,14 @@ type Desk struct {
 	name      string
 	transfers Transfers
 	results   results
-	news      chan struct{}
-	log       *slog.Logger
-	attempts  map[spare.AttemptID]*attempt // under the executor's lock
-	draining  bool
+
+	checkpoints checkpoints
+	house       house
+
+	news     chan struct{}
+	log      *slog.Logger
+	attempts map[spare.AttemptID]*attempt // under the executor's lock
+	draining bool
 }
 
 // Desk opens a hub's desk. The folder holds its results; finished ones of an earlier
@@ -42,8 +47,12 @@ func (e *Executor) Desk(name, folder string, t Transfers) (*Desk, error) {
 	if err != nil {
 		return nil, err
 	}
+	cs, err := openCheckpoints(filepath.Join(filepath.Dir(folder), "checkpoints"))
+	if err != nil {
+		return nil, err
+	}
 	d := &Desk{
-		e: e, name: name, transfers: t, results: rs, news: make(chan struct{}, 1),
+		e: e, name: name, transfers: t, results: rs, checkpoints: cs, news: make(chan struct{}, 1),
 		log: e.cfg.Log.With("hub", name), attempts: map[spare.AttemptID]*attempt{},
 	}
 	e.mu.Lock()
@@ -143,7 +152,7 @@ func (d *Desk) Grant(leases []*pb.Lease) {
 		d.attempts[id] = a
 		d.e.queue = append(d.e.queue, a)
 		if d.e.paused != "" {
-			a.cancel(preempted{d.e.paused})
+			a.cancel(atOnce(d.e.paused))
 		}
 		d.e.wg.Go(func() { d.e.live(a) })
 	}
@@ -190,7 +199,19 @@ func (d *Desk) Accepted(verdicts []*pb.Verdict) {
 		}
 		d.remove(a)
 		d.results.remove(a.id)
+		d.forget(a.id.Task())
 	}
+}
+
+// forget drops the checkpoint of a task that is done, or that the hub has, unless the
+// task has come back here meanwhile. The caller holds the executor's lock.
+func (d *Desk) forget(task spare.TaskID) {
+	for id := range d.attempts {
+		if id.Task() == task {
+			return
+		}
+	}
+	d.checkpoints.remove(task)
 }
 
 // remove ends an attempt, wherever it is. The caller holds the executor's lock.

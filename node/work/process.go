@@ -1,11 +1,8 @@
 package work
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -17,9 +14,11 @@ import (
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/bundle"
+	"github.com/spare-compute/spare/image"
 	"github.com/spare-compute/spare/node/cache"
 	"github.com/spare-compute/spare/protocol"
 	"github.com/spare-compute/spare/protocol/pb"
+	"github.com/spare-compute/spare/sandbox"
 	"github.com/spare-compute/spare/stage"
 )
 
@@ -27,7 +26,9 @@ import (
 type materials struct {
 	app   string // folder
 	input string // file
-	pins  []*cache.Pin
+	state string // folder: what earlier attempts left of themselves
+	image *sandbox.Image
+	pins  []interface{ Release() }
 }
 
 func (m *materials) release() {
@@ -38,6 +39,9 @@ func (m *materials) release() {
 
 // process fetches, waits for cores, runs and packs. It always returns how it ended.
 func (e *Executor) process(a *attempt) (*pb.Ended, *pack) {
+	if err := a.admit(); err != nil {
+		return a.turnedAway(err), nil
+	}
 	dir, err := e.scratch()
 	if err != nil {
 		return a.failed(err, pb.Outcome_OUTCOME_SANDBOX_FAILED), nil
@@ -54,16 +58,24 @@ func (e *Executor) process(a *attempt) (*pb.Ended, *pack) {
 	}
 	defer e.release(a)
 	began := time.Now()
+	if err := a.began(began); err != nil {
+		_ = cache.RemoveAll(dir)
+		return a.failed(err, pb.Outcome_OUTCOME_SANDBOX_FAILED), nil
+	}
 	run := e.run(a, m, dir)
 	if a.ctx.Err() == nil {
 		e.took(time.Since(began))
 	}
 	ended := a.report(run)
 	made, err := a.pack(run, ended, dir)
+	if ended.Outcome == pb.Outcome_OUTCOME_PREEMPTED {
+		made = a.packCheckpoint(ended, dir)
+	}
 	if err != nil {
 		ended = a.failed(err, pb.Outcome_OUTCOME_SANDBOX_FAILED)
 		ended.Log = run.Log
 	}
+	a.wentAway(began, ended)
 	return ended, made
 }
 
@@ -97,6 +109,12 @@ func (e *Executor) collect(a *attempt, dir string) (*materials, error) {
 		}
 		m.pins = append(m.pins, pin)
 		m.input = pin.Path()
+	}
+	if err := e.image(a, m); err != nil {
+		return m, err
+	}
+	if m.state, err = a.checkpoint(); err != nil {
+		return m, err
 	}
 	if !e.enter(a, waiting) {
 		return m, errCancelled
@@ -162,7 +180,7 @@ func (a *attempt) failed(err error, otherwise pb.Outcome) *pb.Ended {
 	switch {
 	case a.ctx.Err() != nil:
 		ended.Outcome, ended.Message = pb.Outcome_OUTCOME_PREEMPTED, sentence(context.Cause(a.ctx))
-	case errors.As(err, &refused), errors.Is(err, cache.ErrUnpack):
+	case errors.As(err, &refused), errors.As(err, new(*image.Refused)), errors.Is(err, cache.ErrUnpack):
 		ended.Outcome = pb.Outcome_OUTCOME_APP_FAILED
 	default:
 		ended.Outcome = diskOutcome(err, otherwise)
@@ -171,7 +189,7 @@ func (a *attempt) failed(err error, otherwise pb.Outcome) *pb.Ended {
 }
 
 func diskOutcome(err error, otherwise pb.Outcome) pb.Outcome {
-	if errors.Is(err, cache.ErrFull) || cache.DiskFull(err) {
+	if errors.Is(err, cache.ErrFull) || errors.Is(err, image.ErrFull) || cache.DiskFull(err) {
 		return pb.Outcome_OUTCOME_OUT_OF_DISK
 	}
 	return otherwise
@@ -198,57 +216,3 @@ func unpack(ctx context.Context, archive, dir string) error {
 
 // maxApp bounds an App's bundle, unpacked.
 const maxApp = 8 << 30
-
-// pack is a result packed in the scratch folder. Whoever keeps it moves the file away.
-type pack struct{ path, dir string }
-
-// discard removes the scratch folder.
-func (p *pack) discard() {
-	if p != nil {
-		_ = cache.RemoveAll(p.dir)
-	}
-}
-
-// pack packs what a successful run made and completes its report. Small results go
-// into the report itself. The scratch folder is gone afterwards, or is in the pack.
-func (a *attempt) pack(run stage.Ended, ended *pb.Ended, dir string) (_ *pack, err error) {
-	keep := false
-	defer func() {
-		if !keep {
-			_ = cache.RemoveAll(dir)
-		}
-	}()
-	if run.Outcome != spare.Succeeded {
-		return nil, nil
-	}
-	p := &pack{path: filepath.Join(dir, "packed"), dir: dir}
-	f, err := os.OpenFile(p.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("pack the result: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	sum, size := sha256.New(), counter(0)
-	buf := bufio.NewWriterSize(io.MultiWriter(f, sum, &size), 256<<10)
-	packed, err := bundle.PackResult(a.ctx, run.Results, buf)
-	if err := errors.Join(err, buf.Flush(), f.Sync()); err != nil {
-		return nil, fmt.Errorf("pack the result: %w", err)
-	}
-	blob := &pb.Blob{Digest: hex.EncodeToString(sum.Sum(nil)), Size: uint64(size), Name: "result"}
-	if size <= protocol.InlineLimit {
-		blob.Inline = make([]byte, size)
-		if _, err := f.ReadAt(blob.Inline, 0); err != nil {
-			return nil, fmt.Errorf("pack the result: %w", err)
-		}
-	}
-	ended.Result, ended.Content = blob, string(packed.Content)
-	ended.Files, ended.Bytes = uint32(packed.Files), uint64(packed.Bytes)
-	keep = true
-	return p, nil
-}
-
-type counter int64
-
-func (c *counter) Write(p []byte) (int, error) {
-	*c += counter(len(p))
-	return len(p), nil
-}

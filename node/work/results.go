@@ -55,7 +55,7 @@ func (r results) save(ended *pb.Ended, made *pack) (err error) {
 		return err
 	}
 	defer func() { _ = r.root.RemoveAll(half) }()
-	if ended.Result != nil && len(ended.Result.Inline) == 0 && made != nil {
+	if left(ended) != nil && made != nil {
 		if err := os.Rename(made.path, filepath.Join(r.dir, half, resultFile)); err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func (r results) read(entry fs.DirEntry) (*pb.Ended, error) {
 	if err := proto.Unmarshal(raw, ended); err != nil || ended.Attempt != name {
 		return nil, errors.New("damaged")
 	}
-	if res := ended.Result; res != nil && len(res.Inline) == 0 && res.Size > 0 {
+	if res := left(ended); res != nil {
 		info, err := r.root.Stat(filepath.Join(name, resultFile))
 		if err != nil || uint64(info.Size()) != res.Size {
 			return nil, errors.New("its result is not whole")

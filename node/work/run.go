@@ -32,9 +32,9 @@ func (e *Executor) run(a *attempt, m *materials, dir string) stage.Ended {
 	l := a.lease
 	job, _, _ := strings.Cut(string(a.id), ".")
 	return stage.RunApp(a.ctx, rt, stage.Task{
-		Bundle: m.app, Root: l.App.Root, Entrypoint: l.App.Entrypoint, Around: around,
+		Bundle: m.app, Root: l.App.Root, Entrypoint: l.App.Entrypoint, Around: around, Image: m.image, GPUs: l.App.Gpus,
 		Input: m.input, Params: l.Params, Chunk: int(l.Chunk), JobName: l.JobName, JobID: spare.JobID(job),
-		Work: dir, Grace: grace,
+		Work: dir, Checkpoint: m.state, Grace: grace, Steer: &a.steer,
 		Limits: sandbox.Limits{
 			CPUs: float64(a.cores), Memory: int64(memory), Disk: int64(limits.Disk),
 			Wall: time.Duration(l.TimeoutS) * time.Second, Nice: true,

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/image"
 	"github.com/spare-compute/spare/node/cache"
 	"github.com/spare-compute/spare/protocol/pb"
 	"github.com/spare-compute/spare/sandbox"
@@ -31,10 +32,13 @@ import (
 
 // Config is what an Executor needs.
 type Config struct {
-	Scratch  string // a folder of its own, emptied at start
-	Cache    *cache.Cache
-	Runtimes []Runtime
-	Log      *slog.Logger
+	Scratch    string // a folder of its own, emptied at start
+	Cache      *cache.Cache
+	Runtimes   []Runtime
+	Images     *image.Store      // nil: none are kept
+	Registries *image.Registries // where images come from that no hub holds
+	Patience   time.Duration     // how long what is frozen may stay so; 0 = Patience
+	Log        *slog.Logger
 }
 
 // A Runtime is a sandbox runtime with what its probe proved.
@@ -59,14 +63,17 @@ const (
 
 // Why an attempt's context ends before the attempt does.
 var (
-	errCancelled = errors.New("the hub cancelled it")
-	errShutdown  = errors.New("the node is shutting down")
+	errCancelled error = atOnce("the hub cancelled it")
+	errShutdown        = errors.New("the node is shutting down")
 )
 
-// preempted ends an attempt because the owner needs the machine.
-type preempted struct{ reason string }
+// atOnce ends an attempt that has no time to leave its state.
+type atOnce string
 
-func (p preempted) Error() string { return p.reason }
+func (a atOnce) Error() string { return string(a) }
+
+// Is implements errors.Is.
+func (a atOnce) Is(target error) bool { return target == sandbox.ErrAtOnce }
 
 // An Executor runs the attempts of all hubs.
 type Executor struct {
@@ -75,16 +82,17 @@ type Executor struct {
 	upload  *semaphore.Weighted
 	started chan struct{} // closed once life is set
 
-	mu      sync.Mutex
-	life    context.Context // of everything that runs; set by Run
-	wg      sync.WaitGroup
-	limits  Limits
-	paused  string // why nothing may run; "" = it may
-	desks   []*Desk
-	queue   []*attempt // leased and not started, in the order they came
-	busy    int        // cores in use
-	seconds float64    // moving average of an attempt's wall time
-	serial  int        // names scratch folders
+	mu       sync.Mutex
+	life     context.Context // of everything that runs; set by Run
+	wg       sync.WaitGroup
+	limits   Limits
+	paused   string // why nothing may run; "" = it may
+	desks    []*Desk
+	queue    []*attempt  // leased and not started, in the order they came
+	busy     int         // cores in use
+	patience *time.Timer // of the pause that goes on
+	seconds  float64     // moving average of an attempt's wall time
+	serial   int         // names scratch folders
 }
 
 // New returns an executor with an empty scratch folder. It runs nothing until Run and
@@ -95,6 +103,9 @@ func New(cfg Config) (*Executor, error) {
 	}
 	if err := os.MkdirAll(cfg.Scratch, 0o700); err != nil {
 		return nil, fmt.Errorf("make the scratch folder: %w", err)
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = Patience
 	}
 	return &Executor{
 		cfg: cfg, fetch: semaphore.NewWeighted(fetchers), upload: semaphore.NewWeighted(uploaders),
@@ -119,24 +130,22 @@ func (e *Executor) Run(ctx context.Context) error {
 	return nil
 }
 
-// SetLimits says how much may be used from now on, or with a reason that nothing may:
-// then what runs is stopped and handed back.
+// SetLimits says how much may be used from now on, or with a reason that nothing may.
+// Then, when it returns, nothing that runs gets processor time any more; what has been
+// frozen for Patience is handed back.
 func (e *Executor) SetLimits(l Limits, paused string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.limits == l && e.paused == paused {
 		return
 	}
-	newly := e.paused == "" && paused != ""
+	was := e.paused
 	e.limits, e.paused = l, paused
-	if newly {
-		for _, d := range e.desks {
-			for _, a := range d.attempts {
-				if a.phase.unfinished() {
-					a.cancel(preempted{paused})
-				}
-			}
-		}
+	switch {
+	case was == "" && paused != "":
+		e.pause(paused)
+	case was != "" && paused == "":
+		e.unpause()
 	}
 	e.dispatch()
 	e.changed()
@@ -292,6 +301,8 @@ type Item struct {
 	Phase   string          `json:"phase"`
 	Since   time.Time       `json:"since"` // when it entered the phase
 	Cores   int             `json:"cores,omitempty"`
+	Frozen  bool            `json:"frozen,omitempty"`
+	Memory  int64           `json:"memory,omitempty"` // bytes that it holds while it is frozen
 }
 
 // Items lists everything leased or waiting to be handed over.
@@ -305,6 +316,9 @@ func (e *Executor) Items() []Item {
 			if a.lease != nil {
 				it.App = a.lease.App.Name + "@" + a.lease.App.Version
 				it.Job, it.Chunk = a.lease.JobName, int(a.lease.Chunk)
+			}
+			if it.Frozen = a.phase == running && a.steer.Paused(); it.Frozen {
+				it.Memory, _ = a.steer.Memory() // not known is not shown
 			}
 			items = append(items, it)
 		}

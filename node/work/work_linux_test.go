@@ -136,6 +136,7 @@ func (b *bench) begin() {
 	if b.desk, err = b.e.Desk("attic", filepath.Join(b.dir, "results"), b.hub); err != nil {
 		b.t.Fatal(err)
 	}
+	letIn(b.desk)
 	for _, rt := range sandbox.Default() {
 		b.e.SetRuntimes([]Runtime{{rt, rt.Probe(b.t.Context())}})
 	}
@@ -452,6 +453,7 @@ func TestExecutor_KilledNodeReportsFinishedWorkAndNoOther(t *testing.T) {
 
 func TestExecutor_PauseHandsBackAndShutdownToo(t *testing.T) {
 	b := newBench(t)
+	b.e.cfg.Patience = time.Millisecond
 	run, wait := b.lease(0, forever), b.lease(1, forever)
 	b.desk.Grant([]*pb.Lease{run})
 	b.await("it runs", b.running(run))

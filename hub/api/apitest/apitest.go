@@ -27,6 +27,7 @@ import (
 	"github.com/spare-compute/spare/hub/events"
 	"github.com/spare-compute/spare/hub/store"
 	"github.com/spare-compute/spare/hub/store/sqlite"
+	"github.com/spare-compute/spare/image"
 )
 
 // The template that a started hub has, for an App that takes {"case": "upper"|"lower"}.
@@ -69,6 +70,7 @@ func Start(tb testing.TB) *Hub {
 	h.Jobs = &Jobs{hub: h}
 	h.Config = api.Config{
 		Store: h.Store, Blobs: h.Blobs, Catalog: h.Catalog, Jobs: h.Jobs, Nodes: nodes{h.Store}, Events: h.Events,
+		Images:  catalog.NewShelf(catalog.ShelfConfig{Store: h.Store, Apps: h.Store, Blobs: h.Blobs, Registries: image.NewRegistries(image.RegistryOptions{})}),
 		Sources: datasource.New(datasource.Options{}), Secret: []byte(strings.Repeat("k", 32)), Uploads: uploads,
 		Log: slog.New(slog.DiscardHandler), HubName: "test hub",
 	}

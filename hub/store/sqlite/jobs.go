@@ -255,7 +255,7 @@ func (s *Store) CountTasks(ctx context.Context, id spare.JobID) (map[spare.TaskS
 	return counts, err
 }
 
-// References lists every blob digest that jobs, tasks and the catalogue name.
+// References lists every blob digest that jobs, tasks, images and the catalogue name.
 func (s *Store) References(ctx context.Context) (map[spare.Digest]struct{}, error) {
 	all := map[spare.Digest]struct{}{}
 	add := func(st *sqlite3.Stmt) error {
@@ -274,6 +274,9 @@ func (s *Store) References(ctx context.Context) (map[spare.Digest]struct{}, erro
 			if err := c.rows(add, sql); err != nil {
 				return err
 			}
+		}
+		if err := imageParts(c, all); err != nil {
+			return err
 		}
 		return c.rows(func(st *sqlite3.Stmt) error {
 			var j spare.Job

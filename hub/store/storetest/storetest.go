@@ -19,6 +19,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		run  func(*testing.T, func(*testing.T) store.Store)
 	}{
 		{"Catalogue", runCatalogue},
+		{"Images", runImages},
 		{"Jobs", runJobs},
 		{"Tasks", runTasks},
 		{"Ledger", runLedger},
