@@ -23,25 +23,33 @@ const module = "github.com/spare-compute/spare"
 var arrows = map[string][]string{
 	"":           {},
 	"protocol":   {},
-	"sandbox":    {},
+	"egress":     {},
+	"publisher":  {},
 	"bundle":     {},
+	"image":      {"egress"},
+	"sandbox":    {"egress"},
 	"apps":       {},
 	"client":     {},
 	"installers": {},
-	"stage":      {"sandbox", "bundle"},
-	"hub":        {"protocol", "sandbox", "bundle", "stage", "apps"},
-	"node":       {"protocol", "sandbox", "bundle", "stage"},
-	"cmd":        {"protocol", "sandbox", "bundle", "stage", "apps", "client", "hub", "node"},
+	"stage":      {"sandbox", "bundle", "image"},
+	"hub":        {"protocol", "sandbox", "bundle", "egress", "image", "publisher", "stage", "apps"},
+	"node":       {"protocol", "sandbox", "bundle", "egress", "image", "publisher", "stage"},
+	"cmd":        {"protocol", "sandbox", "bundle", "egress", "image", "publisher", "stage", "apps", "client", "hub", "node"},
 	"demo":       {"client"},
-	"e2e":        {"protocol", "sandbox", "bundle", "stage", "apps", "client", "hub", "node"},
+	"e2e":        {"protocol", "sandbox", "bundle", "egress", "image", "publisher", "stage", "apps", "client", "hub", "node"},
 }
 
 // testArrows are what tests may import beyond that: an App's tests run it, the API's
-// tests call it as a program would, and the client's tests need a hub to call.
+// tests call it as a program would, and the client's tests need a hub to call. Images are
+// run, attacks are packed into bundles and images, and the service units must leave the
+// sandbox what it needs.
 var testArrows = map[string][]string{
-	"apps":   {"sandbox", "bundle", "stage", "hub"},
-	"client": {"hub"},
-	"hub":    {"client"},
+	"apps":       {"sandbox", "bundle", "stage", "hub"},
+	"client":     {"hub"},
+	"hub":        {"client"},
+	"image":      {"sandbox"},
+	"installers": {"sandbox"},
+	"sandbox":    {"bundle", "image"},
 }
 
 // source is one of the tree's own Go files.

@@ -19,7 +19,7 @@ Options
   --root DIR       install below DIR, to build an image or a package: no user is made, no service started
 
 It copies the programs to /usr/local/bin and a unit to /etc/systemd/system, makes the system user
-spare-node or spare-hub, and keeps data in /var/lib/spare-node or /var/lib/spare-hub. Running it
+spare-node or spare-hub, lets the program make user namespaces where AppArmor asks, and keeps data in /var/lib/spare-node or /var/lib/spare-hub. Running it
 again upgrades. Where there is no systemd, it says how to start the programs by hand.
 HELP
 }
@@ -79,6 +79,7 @@ fi
 here=$(cd "$(dirname "$0")" && pwd)
 bindir=$root/usr/local/bin
 unitdir=$root/etc/systemd/system
+armordir=$root/etc/apparmor.d
 vardir=$root/var/lib
 
 # live: this is the running system and systemd manages it.
@@ -132,6 +133,8 @@ install_role() {
 	put 644 "$unitdir/.$service.$$" "$unitdir/$service.service"
 	rm -f "$unitdir/.$service.$$"
 
+	allow_namespaces "$service"
+
 	mkdir -p "$vardir/$service"
 	chmod 700 "$vardir/$service"
 	make_user "$service"
@@ -148,6 +151,19 @@ install_role() {
 	say "installed $service in $bindir"
 	next_step "$1"
 }
+
+# AppArmor may keep user namespaces, which the sandbox is made of, from programs that it does
+# not know. It can since its version 4, and what is older takes no such profile.
+allow_namespaces() {
+	[ -e "$armordir/abi/4.0" ] || return 0
+	put 644 "$here/apparmor/$1" "$armordir/$1"
+	if armored && ! apparmor_parser --replace "$armordir/$1"; then
+		say "AppArmor does not take $armordir/$1; 'spare-node status' says whether the sandbox works without it"
+	fi
+}
+
+# armored: AppArmor runs here and can be told something.
+armored() { [ -z "$root" ] && [ -d /sys/kernel/security/apparmor ] && command -v apparmor_parser >/dev/null 2>&1; }
 
 as_user() {
 	user=$1
@@ -193,6 +209,10 @@ uninstall_role() {
 	rm -rf "$unitdir/$service.service.d"
 	! live || systemctl daemon-reload
 	rm -f "$bindir/$service"
+	if [ -e "$armordir/$service" ]; then
+		! armored || apparmor_parser --remove "$armordir/$service" || true
+		rm -f "$armordir/$service"
+	fi
 
 	data=$vardir/$service
 	if [ -n "$purge" ]; then
@@ -224,5 +244,7 @@ programs=spare
 for role in $roles; do programs="$programs spare-$role"; done
 # shellcheck disable=SC2086 # the list is words on purpose
 find_programs $programs
-for role in $roles; do [ -r "$here/systemd/spare-$role.service" ] || die "$here/systemd/spare-$role.service is missing"; done
+for role in $roles; do
+	for file in systemd/spare-$role.service apparmor/spare-$role; do [ -r "$here/$file" ] || die "$here/$file is missing"; done
+done
 for role in $roles; do install_role "$role"; done

@@ -560,6 +560,7 @@ type Welcome struct {
 	HeartbeatIdleMs uint32                 `protobuf:"varint,6,opt,name=heartbeat_idle_ms,json=heartbeatIdleMs,proto3" json:"heartbeat_idle_ms,omitempty"`
 	LeaseMs         uint32                 `protobuf:"varint,7,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"` // a lease not renewed for this long is lost
 	Drop            []string               `protobuf:"bytes,8,rep,name=drop,proto3" json:"drop,omitempty"`                       // attempts of the Hello that are no longer wanted
+	Runtimes        []*Blob                `protobuf:"bytes,9,rep,name=runtimes,proto3" json:"runtimes,omitempty"`               // interpreters that every node may fetch, by name
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -646,6 +647,13 @@ func (x *Welcome) GetLeaseMs() uint32 {
 func (x *Welcome) GetDrop() []string {
 	if x != nil {
 		return x.Drop
+	}
+	return nil
+}
+
+func (x *Welcome) GetRuntimes() []*Blob {
+	if x != nil {
+		return x.Runtimes
 	}
 	return nil
 }
@@ -2234,7 +2242,7 @@ const file_spare_proto_rawDesc = "" +
 	"\x0fenrolment_token\x18\x05 \x01(\fR\x0eenrolmentToken\x12\x16\n" +
 	"\x06device\x18\x06 \x01(\fR\x06device\x12\x1a\n" +
 	"\battempts\x18\a \x03(\tR\battempts\x12\x1a\n" +
-	"\binstance\x18\b \x01(\fR\binstance\"\xf5\x01\n" +
+	"\binstance\x18\b \x01(\fR\binstance\"\xa1\x02\n" +
 	"\aWelcome\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1a\n" +
 	"\bfeatures\x18\x02 \x03(\tR\bfeatures\x12\x19\n" +
@@ -2243,7 +2251,8 @@ const file_spare_proto_rawDesc = "" +
 	"\x11heartbeat_busy_ms\x18\x05 \x01(\rR\x0fheartbeatBusyMs\x12*\n" +
 	"\x11heartbeat_idle_ms\x18\x06 \x01(\rR\x0fheartbeatIdleMs\x12\x19\n" +
 	"\blease_ms\x18\a \x01(\rR\aleaseMs\x12\x12\n" +
-	"\x04drop\x18\b \x03(\tR\x04drop\"&\n" +
+	"\x04drop\x18\b \x03(\tR\x04drop\x12*\n" +
+	"\bruntimes\x18\t \x03(\v2\x0e.spare.v1.BlobR\bruntimes\"&\n" +
 	"\fDeviceUpdate\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\fR\x06device\"\xcf\x01\n" +
 	"\tHeartbeat\x12\x1a\n" +
@@ -2453,22 +2462,23 @@ var file_spare_proto_depIdxs = []int32{
 	23, // 15: spare.v1.Frame.blob_put:type_name -> spare.v1.BlobPut
 	24, // 16: spare.v1.Frame.blob_answer:type_name -> spare.v1.BlobAnswer
 	25, // 17: spare.v1.Frame.blob_done:type_name -> spare.v1.BlobDone
-	7,  // 18: spare.v1.Heartbeat.progress:type_name -> spare.v1.Progress
-	10, // 19: spare.v1.Grant.leases:type_name -> spare.v1.Lease
-	11, // 20: spare.v1.Lease.app:type_name -> spare.v1.App
-	12, // 21: spare.v1.Lease.input:type_name -> spare.v1.Blob
-	12, // 22: spare.v1.Lease.checkpoint:type_name -> spare.v1.Blob
-	12, // 23: spare.v1.App.bundle:type_name -> spare.v1.Blob
-	14, // 24: spare.v1.Report.ended:type_name -> spare.v1.Ended
-	0,  // 25: spare.v1.Ended.outcome:type_name -> spare.v1.Outcome
-	12, // 26: spare.v1.Ended.result:type_name -> spare.v1.Blob
-	12, // 27: spare.v1.Ended.checkpoint:type_name -> spare.v1.Blob
-	16, // 28: spare.v1.Accepted.verdicts:type_name -> spare.v1.Verdict
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	12, // 18: spare.v1.Welcome.runtimes:type_name -> spare.v1.Blob
+	7,  // 19: spare.v1.Heartbeat.progress:type_name -> spare.v1.Progress
+	10, // 20: spare.v1.Grant.leases:type_name -> spare.v1.Lease
+	11, // 21: spare.v1.Lease.app:type_name -> spare.v1.App
+	12, // 22: spare.v1.Lease.input:type_name -> spare.v1.Blob
+	12, // 23: spare.v1.Lease.checkpoint:type_name -> spare.v1.Blob
+	12, // 24: spare.v1.App.bundle:type_name -> spare.v1.Blob
+	14, // 25: spare.v1.Report.ended:type_name -> spare.v1.Ended
+	0,  // 26: spare.v1.Ended.outcome:type_name -> spare.v1.Outcome
+	12, // 27: spare.v1.Ended.result:type_name -> spare.v1.Blob
+	12, // 28: spare.v1.Ended.checkpoint:type_name -> spare.v1.Blob
+	16, // 29: spare.v1.Accepted.verdicts:type_name -> spare.v1.Verdict
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_spare_proto_init() }
