@@ -66,7 +66,7 @@ const (
 // insights are the files the probe reads inside, in this order.
 var insights = []string{
 	"/proc/self/status", "/proc/self/mountinfo", "/proc/self/limits", "/proc/self/uid_map",
-	"/proc/net/dev", "/proc/sys/kernel/hostname", "/proc/kcore", "/proc/keys", "/proc/timer_list",
+	"/proc/net/dev", "/proc/sys/kernel/hostname", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/kernel/uevent_seqnum",
 	"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 	"/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max",
 	"/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
@@ -173,7 +173,7 @@ func (v view) walls(uid int) ([]string, error) {
 		{"cgroup memory", v.first("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes") == strconv.Itoa(probeMemory), false, "its memory is not limited"},
 		{"cgroup pids", v.first("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max") == strconv.Itoa(probeProcesses), false, "its processes are not limited"},
 		{"cgroup cpu", strings.HasPrefix(v.first("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), "100000"), true, ""},
-		{"resource limits", limitIs(limits, "Max open files", probeFiles) && limitIs(limits, "Max core file size", 0), false, "its open files are not limited"},
+		{"resource limits", limitIs(limits, "Max open files", probeFiles) && limitIs(limits, "Max core file size", 0) && limitIs(limits, "Max locked memory", lockedMemory), false, "its open files or locked memory are not limited"},
 		{"user namespace", !mapsAll(v.text["/proc/self/uid_map"]), true, ""},
 		{"ipc namespace", true, false, ""}, // ordered, and nothing shows it from inside
 		{"cgroup namespace", true, false, ""},
@@ -205,7 +205,7 @@ func (v view) first(names ...string) string {
 
 // masked reports whether the kernel's own files give nothing away.
 func (v view) masked() bool {
-	for _, n := range []string{"/proc/kcore", "/proc/keys", "/proc/timer_list"} {
+	for _, n := range []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/kernel/uevent_seqnum"} {
 		if v.text[n] != "" {
 			return false
 		}

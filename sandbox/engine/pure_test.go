@@ -344,7 +344,7 @@ func TestProbe_RefusesEachMissingWall(t *testing.T) {
 	whole := map[string]string{
 		"/proc/self/status":    "Pid:\t1\nUid:\t60999\t60999\t60999\t60999\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n",
 		"/proc/self/mountinfo": "1 2 0:3 / / ro,relatime - overlay overlay rw\n",
-		"/proc/self/limits":    "Limit  Soft  Hard\nMax core file size        0                    0                    bytes\nMax open files            64                   64                   files\n",
+		"/proc/self/limits":    "Limit  Soft  Hard\nMax core file size        0                    0                    bytes\nMax open files            64                   64                   files\nMax locked memory         65536                65536                bytes\n",
 		"/proc/self/uid_map":   "0 100000 65536\n",
 		"/proc/net/dev":        "Inter-|\n face |\n    lo: 0 0\n", "/proc/sys/kernel/hostname": "spare\n",
 		"/sys/fs/cgroup/memory.max": "67108864\n", "/sys/fs/cgroup/pids.max": "16\n", "/sys/fs/cgroup/cpu.max": "100000 100000\n",
