@@ -46,10 +46,14 @@ func TestAsOrdinaryUser(t *testing.T) {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	program, home := filepath.Join(dir, "suite"), filepath.Join(dir, "home")
 	runtimes := filepath.Join(home, ".cache", "spare", "runtimes")
+	// The checkout may lie where others do not get to.
+	source := filepath.Join(home, "spare", "sandbox", "wasm")
 	script(t, alone(t), "pass", nil) // compiled by now
 	for _, err := range []error{
 		os.Chmod(dir, 0o755), os.Mkdir(home, 0o700),
 		copyInto(program, "/proc/self/exe", 0o755),
+		os.CopyFS(filepath.Join(source, "testdata"), os.DirFS("testdata")),
+		os.CopyFS(filepath.Join(home, "spare", "apps"), os.DirFS(filepath.Join("..", "..", "apps"))),
 		os.CopyFS(filepath.Join(runtimes, python.Name), os.DirFS(wasmtest.Python(t))),
 		os.CopyFS(filepath.Join(runtimes, "test-cache", "compiled"), os.DirFS(filepath.Join(wasmtest.Cache(t), "compiled"))),
 		copyInto(filepath.Join(runtimes, python.File), archive.Path, 0o644),
@@ -66,10 +70,6 @@ func TestAsOrdinaryUser(t *testing.T) {
 	cmd.Dir = home
 	cmd.Env = append(os.Environ(), "TMPDIR="+home, "HOME="+home, "XDG_CACHE_HOME=", attackEnv+"="+module, wasmtest.HelperEnv+"="+filepath.Join(home, "helper"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ordinaryUser, Gid: ordinaryUser}}
-	source, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
 	cmd.Env = append(cmd.Env, sourceEnv+"="+source)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
