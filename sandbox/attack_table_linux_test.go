@@ -23,7 +23,7 @@ func judgeTable(t *testing.T, all *report) {
 	table := attack.ReadTable(string(page))
 	for _, c := range attack.Columns() {
 		if got, ran := all.Columns[c.Name]; ran && (c.Ours || *update) {
-			table.Set(c, got)
+			table.Set(c, got, *update)
 		}
 	}
 	want := table.Write(string(page))

@@ -62,14 +62,14 @@ func TestTable_KeepsColumnsThatDidNotRun(t *testing.T) {
 	}
 	first, last := Columns()[0], Columns()[len(Columns())-1]
 	table := Table{}
-	table.Set(last, all)
+	table.Set(last, all, true)
 	page := table.Write("# Title\n\nText.\n")
 	if !strings.HasPrefix(page, "# Title\n\nText.\n\n"+begin) {
 		t.Fatalf("%.200s", page)
 	}
 	again := ReadTable(page)
 	all["fork bomb"] = Outcome{Verdict: Succeeded}
-	again.Set(first, all)
+	again.Set(first, all, true)
 	page = again.Write(strings.Replace(page, "Text.", "Other text.", 1))
 	final := ReadTable(page)
 	for _, name := range []string{"fork bomb", "read /etc/shadow"} {

@@ -47,13 +47,17 @@ func ReadTable(page string) Table {
 	return t
 }
 
-// Set notes what came of a column.
-func (t Table) Set(c Column, outcomes map[string]Outcome) {
+// Set notes what came of a column. Unless anew, what is not got through stays as it stands:
+// whether a runtime refuses a thing or does not know it may show sooner or later in a run.
+func (t Table) Set(c Column, outcomes map[string]Outcome, anew bool) {
 	for _, a := range All() {
 		if t[a.Name] == nil {
 			t[a.Name] = map[string]string{}
 		}
-		t[a.Name][c.Name] = word(c, outcomes[a.Name])
+		was, is := t[a.Name][c.Name], word(c, outcomes[a.Name])
+		if anew || was == "" || (was == through) != (is == through) {
+			t[a.Name][c.Name] = is
+		}
 	}
 }
 
