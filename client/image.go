@@ -129,24 +129,11 @@ func partPath(p ImagePart) string { return imagesPath + "/blobs/" + string(p.Dig
 
 // partOffset asks how much of a part the hub has.
 func (c *Client) partOffset(ctx context.Context, p ImagePart) (int64, error) {
-	req, err := c.request(ctx, http.MethodHead, partPath(p)+"?size="+strconv.FormatInt(p.Size, 10), nil)
-	if err != nil {
-		return 0, err
+	n, _, err := c.uploaded(ctx, partPath(p)+"?size="+strconv.FormatInt(p.Size, 10))
+	if err == nil && n > p.Size {
+		err = fmt.Errorf("%s does not say how much of the image it has; is it a Spare hub?", c.base)
 	}
-	resp, err := c.calls.Do(req)
-	if err != nil {
-		return 0, c.unreachable(ctx, err)
-	}
-	defer drain(resp.Body)
-	c.answered()
-	if resp.StatusCode >= 300 {
-		return 0, readError(resp)
-	}
-	n, err := strconv.ParseInt(resp.Header.Get("Upload-Offset"), 10, 64)
-	if err != nil || n < 0 || n > p.Size {
-		return 0, fmt.Errorf("%s does not say how much of the image it has; is it a Spare hub?", c.base)
-	}
-	return n, nil
+	return n, err
 }
 
 // sourceError is trouble with what is sent, not with the hub.

@@ -129,31 +129,42 @@ func (u *upload) send(ctx context.Context) error {
 // offset asks how much the hub has.
 func (u *upload) offset(ctx context.Context) (int64, error) {
 	c := u.client
-	req, err := c.request(ctx, http.MethodHead, jobPath(u.job.ID)+"/upload", nil)
-	if err != nil {
-		return 0, err
-	}
-	resp, err := c.calls.Do(req)
-	if err != nil {
-		return 0, c.unreachable(ctx, err)
-	}
-	defer drain(resp.Body)
-	c.answered()
-	if resp.StatusCode >= 300 {
+	n, header, err := c.uploaded(ctx, jobPath(u.job.ID)+"/upload")
+	if errors.As(err, new(*Error)) {
 		// An answer to HEAD has no body: the job says what is wrong.
 		if _, err := c.Job(ctx, u.job.ID); err != nil {
 			return 0, err
 		}
-		return 0, readError(resp)
 	}
-	n, err := strconv.ParseInt(resp.Header.Get("Upload-Offset"), 10, 64)
-	if err != nil || n < 0 {
-		return 0, fmt.Errorf("%s does not say how much of the upload it has; is it a Spare hub?", c.base)
+	if err != nil {
+		return 0, err
 	}
-	if total, err := strconv.ParseInt(resp.Header.Get("Upload-Length"), 10, 64); n > u.size || (err == nil && total != u.size) {
+	if total, err := strconv.ParseInt(header.Get("Upload-Length"), 10, 64); n > u.size || (err == nil && total != u.size) {
 		return 0, nil // of another file
 	}
 	return n, nil
+}
+
+// uploaded asks how many bytes the hub has of what is uploaded to a path.
+func (c *Client) uploaded(ctx context.Context, path string) (int64, http.Header, error) {
+	req, err := c.request(ctx, http.MethodHead, path, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	resp, err := c.calls.Do(req)
+	if err != nil {
+		return 0, nil, c.unreachable(ctx, err)
+	}
+	defer drain(resp.Body)
+	c.answered()
+	if resp.StatusCode >= 300 {
+		return 0, nil, readError(resp)
+	}
+	n, err := strconv.ParseInt(resp.Header.Get("Upload-Offset"), 10, 64)
+	if err != nil || n < 0 {
+		return 0, nil, fmt.Errorf("%s does not say how much of the upload it has; is it a Spare hub?", c.base)
+	}
+	return n, resp.Header, nil
 }
 
 var errFileChanged = errors.New("the file changed")

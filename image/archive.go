@@ -103,14 +103,7 @@ func (s *shelf) read(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, c, err := f.open()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
-	var b bounded
-	_, err = io.Copy(&b, r)
-	return b.bytes, err
+	return f.document()
 }
 
 // openArchive notes where in a tar its files lie. One that is compressed is written out

@@ -208,6 +208,18 @@ func (s section) open() (io.Reader, io.Closer, error) {
 	return io.NewSectionReader(f, s.offset, s.size), f, nil
 }
 
+// document reads all of a section that holds a manifest, index or configuration.
+func (s section) document() ([]byte, error) {
+	r, c, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close() }()
+	var b bounded
+	_, err = io.Copy(&b, r)
+	return b.bytes, err
+}
+
 // Manifest implements Source.
 func (l *local) Manifest(_ context.Context, d spare.Digest) ([]byte, error) {
 	if raw, ok := l.docs[d]; ok {
@@ -217,14 +229,7 @@ func (l *local) Manifest(_ context.Context, d spare.Digest) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("part %s: %w", d.Short(), ErrNotFound)
 	}
-	r, c, err := s.open()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
-	var b bounded
-	_, err = io.Copy(&b, r)
-	return b.bytes, err
+	return s.document()
 }
 
 // Blob implements Source.

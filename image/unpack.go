@@ -277,14 +277,19 @@ func (u *unpacker) closeDir() {
 	}
 }
 
-func (u *unpacker) file(name string, h *tar.Header, content io.Reader) error {
+// begin makes room for something new, and opens the folder that it goes into.
+func (u *unpacker) begin(name string) (in *os.Root, base string, err error) {
 	if err := u.place(name); err != nil {
-		return err
+		return nil, "", err
 	}
 	if err := u.take(block); err != nil {
-		return err
+		return nil, "", err
 	}
-	in, base, err := u.open(name)
+	return u.open(name)
+}
+
+func (u *unpacker) file(name string, h *tar.Header, content io.Reader) error {
+	in, base, err := u.begin(name)
 	if err != nil {
 		return err
 	}
@@ -348,13 +353,7 @@ func (u *unpacker) symlink(name, to string) error {
 	case bytes.ContainsRune([]byte(to), 0):
 		return &Refused{Name: name, Reason: "is a link whose target holds a zero byte"}
 	}
-	if err := u.place(name); err != nil {
-		return err
-	}
-	if err := u.take(block); err != nil {
-		return err
-	}
-	in, base, err := u.open(name)
+	in, base, err := u.begin(name)
 	if err != nil {
 		return err
 	}

@@ -262,8 +262,10 @@ func (n *Node) look(ctx context.Context) {
 		n.log.Error("preferences not taken; the earlier ones hold", "error", err)
 		prefs = n.prefs
 	}
-	n.prefs = prefs
-	n.lend()
+	if prefs != n.prefs {
+		n.prefs = prefs
+		n.lend()
+	}
 	n.device.Battery = battery
 	if prefs.Name != "" {
 		n.device.Name = prefs.Name

@@ -42,11 +42,11 @@ func TestProbeNatively_OffersOnlyWhatIsClosed(t *testing.T) {
 	}
 	defer l.Close()
 	port := l.Addr().(*net.TCPAddr).Port
-	c := probeNatively(t.Context(), linux{}, file, port, []string{"wall"})
+	c := probeBeside(t.Context(), linux{}, file, port, []string{"wall"})
 	if !c.OK || len(c.Platforms) != 1 || c.Version == "" || len(c.Walls) != 1 || c.Runtime != "linux" {
 		t.Errorf("behind walls: %+v", c)
 	}
-	c = probeNatively(t.Context(), wallless{dir}, file, port, nil)
+	c = probeBeside(t.Context(), wallless{dir}, file, port, nil)
 	if c.OK {
 		t.Errorf("without walls: %+v", c)
 	}
@@ -56,7 +56,7 @@ func TestProbeNatively_OffersOnlyWhatIsClosed(t *testing.T) {
 		}
 	}
 	t.Setenv("PATH", dir)
-	if c := probeNatively(t.Context(), wallless{dir}, file, port, nil); c.OK || !strings.Contains(c.Reason, "install Python") {
+	if c := probeBeside(t.Context(), wallless{dir}, file, port, nil); c.OK || !strings.Contains(c.Reason, "install Python") {
 		t.Errorf("without Python: %+v", c)
 	}
 }

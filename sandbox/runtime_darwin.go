@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,29 +56,10 @@ func (*seatbelt) Name() string { return "seatbelt" }
 
 // Probe implements Runtime.
 func (s *seatbelt) Probe(ctx context.Context) spare.Capability {
-	c := spare.Capability{Runtime: s.Name()}
 	if _, err := os.Stat(sandboxExec); err != nil {
-		c.Reason = "this macOS has no " + sandboxExec
-		return c
+		return spare.Capability{Runtime: s.Name(), Reason: "this macOS has no " + sandboxExec}
 	}
-	dir, err := os.MkdirTemp("", "spare-probe-")
-	if err != nil {
-		c.Reason = err.Error()
-		return c
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	file := filepath.Join(dir, "owners")
-	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
-		c.Reason = err.Error()
-		return c
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		c.Reason = err.Error()
-		return c
-	}
-	defer func() { _ = l.Close() }()
-	return probeNatively(ctx, s, file, l.Addr().(*net.TCPAddr).Port, []string{
+	return probeNatively(ctx, s, []string{
 		"sandbox profile", "own folders", "no network", "resource limits", "memory watch", "disk watch", "output cap", "wall time", "cpu time",
 	})
 }

@@ -26,9 +26,6 @@ type Images interface {
 	Pin(ctx context.Context, ref, username, token string) (pinned string, onHub bool, err error)
 }
 
-// runtimesNamed are the runtimes that a platform_config may insist on.
-var runtimesNamed = []string{"linux", "engine", "wasm", "seatbelt", "appcontainer"}
-
 // A wish is a platform_config as it is understood.
 type wish struct {
 	spare.Environment
@@ -59,8 +56,8 @@ func readEnvironment(at string, app spare.App) (wish, error) {
 	if cfg.err != nil {
 		return w, cfg.err
 	}
-	if w.Runtime != "" && !slices.Contains(runtimesNamed, w.Runtime) {
-		return w, fieldError(cfg.at("runtime"), fmt.Sprintf("%.40q is no runtime", w.Runtime), runtimesNamed...)
+	if w.Runtime != "" && !slices.Contains(spare.Runtimes, w.Runtime) {
+		return w, fieldError(cfg.at("runtime"), fmt.Sprintf("%.40q is no runtime", w.Runtime), spare.Runtimes...)
 	}
 	if w.Deterministic && w.Runtime == "" {
 		w.Runtime = "wasm" // there alone it can be promised
