@@ -66,7 +66,7 @@ func sandboxStart(ctx context.Context, p place, rec *recorder) error {
 		return row{name, []figure{fig(ms(took[name]), "ms", "%.1f"), fig(ms(took[name]-bare), "ms over bare", "%.1f")}}
 	}
 	return rec.table("sandbox", "Sandbox start", []string{"ms", "over bare"}, []row{
-		line("bare"), line("Spare"), line("Spare with limits"), line("bubblewrap"), line("bubblewrap, fewer"),
+		line("bare"), line("Spare"), line("Spare with limits"), line("bubblewrap, alike"), line("bubblewrap"), line("bubblewrap, fewer"),
 		line("bare, image"), line("Spare, image"), line("podman, image"), line("Spare, wasm"),
 	})
 }

@@ -144,27 +144,23 @@ func sign(n int64) int64 {
 	return 0
 }
 
-func (r *run) watchDisk() {
+func (r *run) watchDisk() (end func()) {
 	d := r.disk
+	if !d.watched() || !r.linux.has(wallDiskWatch) {
+		return func() {}
+	}
 	d.pids = r.pids
-	ticker := time.NewTicker(diskGlance)
-	defer ticker.Stop()
 	counted := time.Now()
-	for {
-		select {
-		case <-r.done:
-			return
-		case <-ticker.C:
-		}
+	return every(diskGlance, func() {
 		since := time.Since(counted)
 		if since < max(diskPause, d.cost*diskShare) && (since < d.cost*diskUrgent || !d.hurries()) {
-			continue
+			return
 		}
 		if d.over() {
 			r.stop(first.KillDisk)
 		}
 		counted = time.Now()
-	}
+	})
 }
 
 // A volume is a file system that writable mounts are on.

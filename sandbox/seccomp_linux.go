@@ -148,6 +148,11 @@ var filters = map[Network]func() []byte{
 // where this architecture has none.
 func filterFor(n Network) []byte { return filters[n]() }
 
+// Filter is the filter of system calls that programs without a network get, in the form
+// that the kernel takes, and with it other sandboxes (bubblewrap's --seccomp, for one). It
+// is nil on architectures that have none.
+func Filter() []byte { return slices.Clone(filterFor(NoNetwork)) }
+
 func filterOn(arch string, n Network) []byte {
 	a, known := architectures[arch]
 	if !known {

@@ -25,14 +25,11 @@ type steering struct {
 func (r *run) steer(ctx context.Context) (release func()) {
 	stopCancel := context.AfterFunc(ctx, func() { r.act(func() { r.cancel(context.Cause(ctx)) }) })
 	r.clock.start(func() { r.act(func() { r.stop(first.KillTime) }) })
-	var watching sync.WaitGroup
-	watching.Go(r.watchUse)
-	if r.disk.watched() && r.linux.has(wallDiskWatch) {
-		watching.Go(r.watchDisk)
-	}
+	endUse, endDisk := r.watchUse(), r.watchDisk()
 	detach := func() {}
+	var attaching sync.WaitGroup
 	if r.spec.Steer != nil {
-		watching.Go(func() { // this thread reads the answers that pausing waits for
+		attaching.Go(func() { // this thread reads the answers that pausing waits for
 			var err error
 			if detach, err = r.spec.Steer.Attach(r); err != nil && !errors.Is(err, ErrNotRunning) {
 				r.stop(first.KillCancel) // it was to be paused, and must not run
@@ -45,7 +42,9 @@ func (r *run) steer(ctx context.Context) (release func()) {
 		r.acting.Lock()
 		close(r.done)
 		r.acting.Unlock()
-		watching.Wait()
+		endUse()
+		endDisk()
+		attaching.Wait()
 		detach()
 	}
 }
@@ -109,6 +108,10 @@ func (r *run) endAll() {
 func (r *run) Pause() error {
 	if !r.freezes {
 		r.paused.Store(true)
+		if r.group != nil {
+			r.group.Hurry()
+			defer func() { _ = r.group.Share() }()
+		}
 		if err := r.ask(first.OrderPause); err != nil {
 			r.paused.Store(false)
 			return err

@@ -44,22 +44,15 @@ func ownTime(cpu time.Duration) time.Duration { return 100*time.Millisecond + cp
 // watchUse ends the run when the kernel has killed for memory, and when all its processes
 // together have had their time. The first process counts time too, but what a process
 // leaves to nobody (its children are reaped unseen) only the group knows.
-func (r *run) watchUse() {
+func (r *run) watchUse() (end func()) {
 	if r.group == nil {
-		return
+		return func() {}
 	}
 	limit := r.spec.Limits.CPU
 	if !r.linux.has(first.WallCPUTime) {
 		limit = 0
 	}
-	ticker := time.NewTicker(usePause)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-r.done:
-			return
-		case <-ticker.C:
-		}
+	return every(usePause, func() {
 		cpu, killed := r.use.look(r.group)
 		if killed {
 			r.stop(first.KillMemory)
@@ -67,7 +60,7 @@ func (r *run) watchUse() {
 		if limit > 0 && cpu > limit+ownTime(limit) {
 			r.stop(first.KillTime)
 		}
-	}
+	})
 }
 
 // time is the processor time to report: the program's own, or the group's if that saw

@@ -75,21 +75,20 @@ func (w *warden) guard(ctx context.Context, ended <-chan struct{}) {
 	w.mu.Unlock()
 	stop := context.AfterFunc(ctx, func() { w.cancel(context.Cause(ctx)) })
 	defer stop()
-	var watching sync.WaitGroup
-	watching.Go(func() { every(w.glance, ended, w.look) })
-	watching.Go(func() {
-		var cost time.Duration
-		every(w.glance, ended, func() {
-			if cost -= w.glance; cost > 0 {
-				return
-			}
-			start := time.Now()
-			w.lookAtDisk()
-			cost = time.Since(start) * wardenShare
-		})
+	w.look() // a quick program's only one
+	endLooks := every(w.glance, w.look)
+	var cost time.Duration
+	endCounts := every(w.glance, func() {
+		if cost -= w.glance; cost > 0 {
+			return
+		}
+		start := time.Now()
+		w.lookAtDisk()
+		cost = time.Since(start) * wardenShare
 	})
 	<-ended
-	watching.Wait()
+	endLooks()
+	endCounts()
 	w.mu.Lock()
 	w.over = true
 	if w.wall != nil {
@@ -102,17 +101,27 @@ func (w *warden) guard(ctx context.Context, ended <-chan struct{}) {
 	w.lookAtDisk()
 }
 
-// every calls f now and then until ended.
-func every(pause time.Duration, ended <-chan struct{}, f func()) {
-	ticker := time.NewTicker(pause)
-	defer ticker.Stop()
-	for {
-		f()
-		select {
-		case <-ended:
-			return
-		case <-ticker.C:
+// every has look called after each pause, until its end is called; then no look goes on.
+// It needs no thread in between: most runs are over before the first look.
+func every(pause time.Duration, look func()) (end func()) {
+	var mu sync.Mutex
+	ended := false
+	mu.Lock()
+	defer mu.Unlock()
+	var timer *time.Timer
+	timer = time.AfterFunc(pause, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended {
+			look()
+			timer.Reset(pause)
 		}
+	})
+	return func() {
+		timer.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"github.com/spare-compute/spare/node/service"
 	"github.com/spare-compute/spare/sandbox"
 	"github.com/spare-compute/spare/sandbox/attack"
+	"github.com/spare-compute/spare/sandbox/first"
 	"github.com/spare-compute/spare/sandbox/wasm"
 	python3wasi "github.com/spare-compute/spare/sandbox/wasm/python"
 )
@@ -67,6 +69,14 @@ func measure(ctx context.Context) (map[string]time.Duration, error) {
 	if err != nil {
 		return nil, err
 	}
+	filter, err := os.Create(filepath.Join(work, "filter"))
+	if err != nil {
+		return nil, err
+	}
+	defer filter.Close()
+	if _, err := filter.Write(sandbox.Filter()); err != nil {
+		return nil, err
+	}
 	contained := &sandbox.Image{ID: "sha256:0", Folder: root}
 	ways := map[string]func() error{
 		"bare":              func() error { return exec.CommandContext(ctx, python[0], python[1:]...).Run() },
@@ -80,8 +90,16 @@ func measure(ctx context.Context) (map[string]time.Duration, error) {
 		"podman, image": func() error {
 			return exec.CommandContext(ctx, "podman", append(append([]string{"--runtime", "runc", "run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, imageName), python...)...).Run()
 		},
-		"bubblewrap":        func() error { return exec.CommandContext(ctx, "bwrap", bubblewrap(true)...).Run() },
-		"bubblewrap, fewer": func() error { return exec.CommandContext(ctx, "bwrap", bubblewrap(false)...).Run() },
+		"bubblewrap, alike": func() error {
+			cmd := exec.CommandContext(ctx, "bwrap", bubblewrap(alike)...)
+			cmd.ExtraFiles = []*os.File{filter}
+			if _, err := filter.Seek(0, io.SeekStart); err != nil {
+				return err
+			}
+			return cmd.Run()
+		},
+		"bubblewrap":        func() error { return exec.CommandContext(ctx, "bwrap", bubblewrap(more)...).Run() },
+		"bubblewrap, fewer": func() error { return exec.CommandContext(ctx, "bwrap", bubblewrap(fewer)...).Run() },
 	}
 	samples := map[string][]time.Duration{}
 	for range runs {
@@ -152,12 +170,16 @@ func runIn(ctx context.Context, rt sandbox.Runtime, s sandbox.Spec) error {
 	return err
 }
 
-// bubblewrap asks for namespaces and read-only system folders and, if all, for the other
-// walls that Spare's sandbox has: no user namespaces inside, an unprivileged user, a
-// read-only root, an environment of its own, and those parts of /etc that programs read.
-func bubblewrap(all bool) []string {
+// The walls that bubblewrap is asked for. Landlock and control groups it does not have.
+const (
+	fewer = iota // namespaces and read-only system folders
+	more         // no user namespaces inside, an unprivileged user, a read-only root, an environment of its own, those parts of /etc that programs read
+	alike        // the filter of system calls (descriptor 3) and the masks over /proc too
+)
+
+func bubblewrap(walls int) []string {
 	args := []string{"--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--ro-bind", "/usr", "/usr"}
-	if all {
+	if walls >= more {
 		args = append(args, "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000",
 			"--hostname", "spare", "--clearenv", "--setenv", "PATH", "/usr/bin:/bin")
 		for _, file := range []string{"alternatives", "localtime", "mime.types", "ssl/certs", "ssl/openssl.cnf", "fonts"} {
@@ -172,8 +194,23 @@ func bubblewrap(all bool) []string {
 		}
 	}
 	args = append(args, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--chdir", "/tmp")
-	if all {
-		args = append(args, "--tmpfs", "/dev/shm", "--remount-ro", "/")
+	if walls >= more {
+		args = append(args, "--tmpfs", "/dev/shm")
+	}
+	if walls >= alike {
+		args = append(args, "--seccomp", "3")
+		for _, name := range first.Masked() {
+			switch info, err := os.Stat("/proc/" + name); {
+			case err != nil:
+			case info.IsDir():
+				args = append(args, "--tmpfs", "/proc/"+name)
+			default:
+				args = append(args, "--ro-bind", "/dev/null", "/proc/"+name)
+			}
+		}
+	}
+	if walls >= more {
+		args = append(args, "--remount-ro", "/")
 	}
 	return append(args, python...)
 }

@@ -44,9 +44,7 @@ func (g *Group) Freeze() error {
 	}
 	g.hurry()
 	err := p.freeze(&g.ending)
-	if !g.ending.Load() {
-		_ = g.limitCPU()
-	}
+	_ = g.Share()
 	if err != nil {
 		return errors.Join(fmt.Errorf("freeze the control group: %w", err), p.thaw())
 	}

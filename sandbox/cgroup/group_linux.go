@@ -240,8 +240,14 @@ func (g *Group) limitCPU() error {
 	return p.quota(max(time.Duration(math.Ceil(g.limits.CPUs*float64(period))), leastQuota))
 }
 
-// hurry lifts the processor limits for a moment: to be frozen, each process must run until
-// it notices, and must not wait for its turn behind the machine's other work.
+// Hurry lifts the processor limits until Share sets them again: to be stopped, each process
+// must run until it notices, and must not wait for its turn behind the machine's other work.
+func (g *Group) Hurry() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hurry()
+}
+
 func (g *Group) hurry() {
 	p := g.with(CPU)
 	if p == nil {
@@ -333,9 +339,14 @@ func (g *Group) Start(attr *syscall.SysProcAttr, start func() (pid int, err erro
 	return nil
 }
 
-// Share sets what the group gets of processors and disks. It comes after Start: what is at
-// idle priority could keep the process that starts it waiting.
-func (g *Group) Share() error { return errors.Join(g.limitCPU(), g.limitIO()) }
+// Share sets what the group gets of processors and disks, unless it is ending. It comes
+// after Start: what is at idle priority could keep the process that starts it waiting.
+func (g *Group) Share() error {
+	if g.ending.Load() {
+		return nil
+	}
+	return errors.Join(g.limitCPU(), g.limitIO())
+}
 
 // enter prepares the birth. A thread that visits a group of version 1 has its children
 // there; moving a whole process takes the kernel a hundred times as long.

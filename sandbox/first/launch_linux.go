@@ -20,9 +20,9 @@ func (s step) String() string {
 	return [...]string{"fork", "set the resource limits", "lower the priority", "enter Landlock's rules", "execute"}[s]
 }
 
-// child is all that the program's process needs between fork and exec. Every pointer is
-// made before the fork: in between, the Go runtime must not be entered, because its
-// other threads, and the locks they may hold, do not exist there.
+// child is all that the program's process needs between fork and exec, and tells. Every
+// pointer is made before the fork: in between, the Go runtime must not be entered, because
+// it knows nothing of that process.
 type child struct {
 	path   *byte
 	argv   **byte
@@ -30,7 +30,9 @@ type child struct {
 	limits []limit
 	nice   bool
 	rules  int // Landlock's, or -1
-	fail   int // where step and error number are written
+
+	failed step
+	errno  syscall.Errno // 0 = it has become the program
 }
 
 type limit struct {
@@ -42,11 +44,7 @@ type limit struct {
 // from its first instruction and must not hold for this process: a fork bomb that uses
 // up RLIMIT_NPROC would else keep the Go runtime here from starting a thread it needs.
 func launch(program string, o *Orders, rules int) (pid int, failed step, errno syscall.Errno) {
-	var fds [2]int
-	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
-		return 0, stepFork, numberOf(err)
-	}
-	c := &child{limits: limitsOf(o), nice: o.Nice, rules: rules, fail: fds[1]}
+	c := &child{limits: limitsOf(o), nice: o.Nice, rules: rules}
 	path, err := syscall.BytePtrFromString(program)
 	argv, err2 := syscall.SlicePtrFromStrings(o.Argv)
 	envv, err3 := syscall.SlicePtrFromStrings(o.Env)
@@ -55,28 +53,14 @@ func launch(program string, o *Orders, rules int) (pid int, failed step, errno s
 	}
 	c.path, c.argv, c.envv = path, &argv[0], &envv[0]
 
-	pid, errno = forkExec(c)
-	_ = syscall.Close(fds[1])
-	defer func() { _ = syscall.Close(fds[0]) }()
-	if errno != 0 {
+	if pid, errno = forkExec(c); errno != 0 {
 		return 0, stepFork, errno
 	}
-	var answer [2]uint32
-	// The end of the pipe is the sign of a good exec.
-	n, _, _ := syscall.Syscall(syscall.SYS_READ, uintptr(fds[0]), uintptr(unsafe.Pointer(&answer)), 8)
-	if n < 8 {
-		return pid, 0, 0
+	if c.errno != 0 {
+		_, _ = syscall.Wait4(pid, nil, 0, nil)
+		return 0, c.failed, c.errno
 	}
-	_, _ = syscall.Wait4(pid, nil, 0, nil)
-	return 0, step(answer[0]), syscall.Errno(answer[1])
-}
-
-// numberOf is the kernel's number of an error from package syscall.
-func numberOf(err error) syscall.Errno {
-	if e, ok := err.(syscall.Errno); ok {
-		return e
-	}
-	return syscall.EINVAL
+	return pid, 0, 0
 }
 
 // fileSlack lets a file get past the limit far enough that the count of the disk sees why
@@ -123,13 +107,21 @@ func forkExec(c *child) (int, syscall.Errno) {
 	if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigSetMask, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&old)), 8, 0, 0); e != 0 {
 		return 0, e
 	}
-	pid, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
-	if e == 0 && pid == 0 {
+	pid := vfork()
+	if pid == 0 {
 		inChild(c)
 	}
 	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigSetMask, uintptr(unsafe.Pointer(&old)), 0, 8, 0, 0)
-	return int(pid), e
+	if pid < 0 {
+		return 0, syscall.Errno(-pid)
+	}
+	return pid, 0
 }
+
+// vfork starts a process that shares this one's memory, and this thread's stack, until it
+// becomes a program; so long this thread stands still. It returns a negated error number
+// if that fails. A process with memory of its own would cost the copying of page tables.
+func vfork() (pid int)
 
 // inChild never returns. It makes raw system calls only.
 //
@@ -169,8 +161,7 @@ func inChild(c *child) {
 //go:norace
 //go:nosplit
 func quit(c *child, s step, e syscall.Errno) {
-	answer := [2]uint32{uint32(s), uint32(e)}
-	_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(c.fail), uintptr(unsafe.Pointer(&answer)), 8)
+	c.failed, c.errno = s, e
 	for {
 		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 127, 0, 0)
 	}

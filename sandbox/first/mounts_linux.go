@@ -14,6 +14,9 @@ var procMasked = []string{
 	"locks", "mdstat", "modules", "partitions", "pressure", "sched_debug", "schedstat", "scsi", "softirqs", "sysrq-trigger", "timer_list", "timer_stats", "tty",
 }
 
+// Masked lists what of /proc reads empty inside.
+func Masked() []string { return join(procMasked) }
+
 const (
 	writableTree = mountAttrNosuid | mountAttrNodev
 	readOnlyTree = writableTree | mountAttrReadOnly
@@ -36,7 +39,7 @@ func cloneTree(name string, attr uint64) (int, error) {
 func ownTrees(mounts []Mount) ([]tree, error) {
 	var all []tree
 	for _, dev := range devices {
-		fd, err := cloneTree("/dev/"+dev, mountAttrNosuid|mountAttrNoexec)
+		fd, err := cloneTree("/dev/"+dev, mountAttrReadOnly|mountAttrNosuid|mountAttrNoexec)
 		if err != nil {
 			return nil, fault("mount /dev/"+dev, err)
 		}
@@ -109,6 +112,11 @@ func buildRoot(o *Orders) (system []string, err error) {
 	}
 	if err := enter(); err != nil {
 		return nil, err
+	}
+	if o.has(WallProc) && o.has(WallPIDs) {
+		if err := mask(); err != nil {
+			return nil, err
+		}
 	}
 	return r.system, nil
 }
@@ -251,27 +259,24 @@ func kernelFolders(o *Orders, r *root) error {
 	if !o.has(WallProc) {
 		return nil
 	}
-	if err := cover("proc/sys", "proc/sys", readOnlyTree|mountAttrNoexec); err != nil {
-		return err
-	}
-	return mask()
+	return cover("proc/sys", "proc/sys", readOnlyTree|mountAttrNoexec)
 }
 
 // mask covers what is masked of /proc: files with the null device, folders with an empty
-// one.
+// one. It comes when those are read-only, which what covers then is too.
 func mask() error {
 	for _, name := range procMasked {
 		var st syscall.Stat_t
-		name = "proc/" + name
+		name = "/proc/" + name
 		if syscall.Lstat(name, &st) != nil {
 			continue
 		}
-		blank := "dev/null"
+		blank := "/dev/null"
 		if st.Mode&syscall.S_IFMT == syscall.S_IFDIR {
-			blank = "run"
+			blank = "/run"
 		}
-		if err := cover(blank, name, mountAttrReadOnly); err != nil {
-			return err
+		if err := syscall.Mount(blank, name, "", syscall.MS_BIND, ""); err != nil && err != syscall.ENOENT {
+			return fault("cover "+name, err)
 		}
 	}
 	return nil
