@@ -136,7 +136,7 @@ func cutJob(ctx context.Context, g *grid.Grid, n int) (id string, err error) {
 	if _, err := g.Client.Upload(ctx, job, input, nil); err != nil {
 		return "", err
 	}
-	if err := g.Client.Run(ctx, job.ID); err != nil {
+	if _, err := g.Client.Run(ctx, job.ID); err != nil {
 		return "", err
 	}
 	return job.ID, g.Until(ctx, 5*time.Minute, "the job to be cut", func() (bool, error) {

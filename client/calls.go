@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 
 	"github.com/spare-compute/spare"
 )
@@ -71,16 +72,26 @@ func (c *Client) Jobs(ctx context.Context, opt ListOptions) ([]Job, int, error) 
 	return out.Data, out.Pagination.Total, err
 }
 
-// Run starts a draft. A job that runs already, because the answer to an earlier try was
-// lost, is as good as started.
-func (c *Client) Run(ctx context.Context, id string) error {
-	err := c.call(ctx, post, jobPath(id)+"/run", map[string]any{}, nil)
+// Run starts a draft, and returns what the hub warns of. A job that runs already, because
+// the answer to an earlier try was lost, is as good as started.
+func (c *Client) Run(ctx context.Context, id string) (warning string, err error) {
+	warning, err = c.warned(ctx, jobPath(id)+"/run", map[string]any{})
 	if IsConflict(err) {
 		if j, jobErr := c.Job(ctx, id); jobErr == nil && j.State != StateNew {
-			return nil
+			return "", nil
 		}
 	}
-	return err
+	return warning, err
+}
+
+// warned posts, and returns the warning in the answer's message, if there is one.
+func (c *Client) warned(ctx context.Context, path string, in any) (warning string, err error) {
+	var out struct{ Message string }
+	if err := c.call(ctx, post, path, in, &out); err != nil {
+		return "", err
+	}
+	_, warning, _ = strings.Cut(out.Message, "warning: ")
+	return warning, nil
 }
 
 // Abort ends a job; one that never ran is deleted.

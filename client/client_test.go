@@ -70,7 +70,7 @@ func done(t *testing.T, c *client.Client, file string) (string, client.Result) {
 	if _, err := c.Upload(t.Context(), j, file, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Run(t.Context(), j.ID); err != nil {
+	if _, err := c.Run(t.Context(), j.ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Follow(t.Context(), j.ID, func(client.Progress) {}); err != nil {
@@ -251,10 +251,10 @@ func TestFollow_TellsOfProgressAndSurvivesAHubThatRestarts(t *testing.T) {
 	if _, err := c.Upload(t.Context(), j, file, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Run(t.Context(), j.ID); err != nil {
+	if _, err := c.Run(t.Context(), j.ID); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Run(t.Context(), j.ID); err != nil {
+	if _, err := c.Run(t.Context(), j.ID); err != nil {
 		t.Fatalf("run again, as after a lost answer: %v", err)
 	}
 	cut := outage(t, h)

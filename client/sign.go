@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"strings"
 	"time"
 )
 
@@ -43,10 +42,5 @@ func (c *Client) Switch(ctx context.Context, what, tag string, active bool) (war
 	if active {
 		verb = "activate"
 	}
-	var out struct{ Message string }
-	if err := c.call(ctx, post, devPath(what, tag, verb), nil, &out); err != nil {
-		return "", err
-	}
-	_, warning, _ = strings.Cut(out.Message, "warning: ")
-	return warning, nil
+	return c.warned(ctx, devPath(what, tag, verb), nil)
 }

@@ -194,7 +194,9 @@ func (c *cli) start(cl *client.Client, want client.NewJob, in input) (client.Job
 		err = c.send(ctx, cl, j, in.file)
 	}
 	if err == nil {
-		err = cl.Run(ctx, j.ID)
+		var warning string
+		warning, err = cl.Run(ctx, j.ID)
+		c.warn(warning)
 	}
 	if err == nil {
 		return cl.Job(ctx, j.ID)

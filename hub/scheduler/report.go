@@ -275,7 +275,10 @@ func inWords(row *spare.Attempt) string {
 	var s string
 	switch row.Outcome {
 	case spare.AppFailed:
-		s = fmt.Sprintf("ended as app_failed with exit code %d", row.ExitCode)
+		s = "ended as app_failed"
+		if row.ExitCode != 0 { // else it was refused, or its results were
+			s += fmt.Sprintf(" with exit code %d", row.ExitCode)
+		}
 	case spare.TimedOut:
 		s = "ran longer than the job allows (timed_out)"
 	case spare.OutOfMemory:
