@@ -2,13 +2,16 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/sandbox/wasm"
 	"github.com/spare-compute/spare/sandbox/wasm/python"
+	"github.com/spare-compute/spare/sandbox/wasm/wasmtest"
 )
 
 // interpreters is the folder of the bundle that set-up built.
@@ -19,6 +22,24 @@ func interpreters(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// compiled gives a node the interpreter's machine code, which the tests of package wasm make
+// too. A node that is built with the race detector would take a minute to compile it.
+func (g *grid) compiled(node string) {
+	g.t.Helper()
+	cache := wasmtest.Cache(g.t)
+	rt := wasm.New(wasm.Config{Cache: cache, Python: wasmtest.Python(g.t), Program: wasmtest.Helper(g.t)})
+	if c := rt.Probe(g.t.Context()); !c.OK {
+		g.t.Fatal(c.Reason)
+	}
+	to := filepath.Join(g.path(node), "wasm")
+	if err := os.Mkdir(to, 0o700); err != nil {
+		g.t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "-a", filepath.Join(cache, "compiled"), to).CombinedOutput(); err != nil {
+		g.t.Fatalf("%v: %s", err, out)
+	}
 }
 
 // offers waits until a node offers something in a runtime.
@@ -59,7 +80,10 @@ func (g *grid) folder(files map[string]string) string {
 func TestSpareRun_EqualBytesInTheInterpreterThatTheHubHandsOut(t *testing.T) {
 	t.Parallel()
 	g := newGrid(t, "--runtimes", interpreters(t))
-	g.addNodes("a")
+	g.join("a")
+	g.compiled("a")
+	g.run("a")
+	g.addNodes()
 	g.offers("wasm", spare.PlatformPython)
 	g.must("spare", "app", "push", g.folder(map[string]string{
 		"manifest.json": `{"name":"draw","version":"0.1","entrypoint":"main.py","platform":"python","platform_config":{"deterministic":true}}`,

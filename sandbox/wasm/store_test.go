@@ -218,3 +218,13 @@ func TestWasm_TellsWhenItCannotCompile(t *testing.T) {
 		t.Fatalf("without a helper: %v", err)
 	}
 }
+
+func TestStore_KnowsWazerosVersion(t *testing.T) {
+	mod, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "github.com/tetratelabs/wazero " + wazeroVersion + "\n"; !strings.Contains(string(mod), want) {
+		t.Errorf("go.mod does not require %q: set wazeroVersion to what it does", want)
+	}
+}
