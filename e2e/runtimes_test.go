@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -33,12 +32,8 @@ func (g *grid) compiled(node string) {
 	if c := rt.Probe(g.t.Context()); !c.OK {
 		g.t.Fatal(c.Reason)
 	}
-	to := filepath.Join(g.path(node), "wasm")
-	if err := os.Mkdir(to, 0o700); err != nil {
+	if err := wasmtest.CopyCompiled(filepath.Join(g.path(node), "wasm"), cache); err != nil {
 		g.t.Fatal(err)
-	}
-	if out, err := exec.Command("cp", "-a", filepath.Join(cache, "compiled"), to).CombinedOutput(); err != nil {
-		g.t.Fatalf("%v: %s", err, out)
 	}
 }
 

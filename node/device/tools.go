@@ -71,8 +71,9 @@ func Tools(ctx context.Context, rt sandbox.Runtime, version, path string) ([]spa
 	ctx, cancel := context.WithTimeout(ctx, allProbes)
 	defer cancel()
 	var slow error
+	busy := false
 	tools := probeTools(ctx, func(argv ...string) ([]byte, error) {
-		out, err := inside(ctx, rt, argv...)
+		out, err := inside(ctx, rt, &busy, argv...)
 		if errors.Is(err, errSlow) {
 			slow = err
 		}
@@ -88,15 +89,18 @@ func Tools(ctx context.Context, rt sandbox.Runtime, version, path string) ([]spa
 var errSlow = errors.New("not done in time")
 
 // inside runs a program in the runtime and returns what it printed. It takes a few
-// milliseconds that nobody else wants, or, where there are none, that somebody does.
-func inside(ctx context.Context, rt sandbox.Runtime, argv ...string) ([]byte, error) {
+// milliseconds that nobody else wants, or, once the machine was seen to be too busy for
+// that, that somebody does.
+func inside(ctx context.Context, rt sandbox.Runtime, busy *bool, argv ...string) ([]byte, error) {
 	limits := sandbox.Limits{Wall: meekProbe, Memory: 2 << 30, Output: 256 << 10, CPUs: 1, Nice: true}
-	out, err := probe(ctx, rt, limits, argv...)
-	if errors.Is(err, errSlow) {
-		limits.Wall, limits.Nice = firmProbe, false
-		out, err = probe(ctx, rt, limits, argv...)
+	if !*busy {
+		out, err := probe(ctx, rt, limits, argv...)
+		if *busy = errors.Is(err, errSlow); !*busy {
+			return out, err
+		}
 	}
-	return out, err
+	limits.Wall, limits.Nice = firmProbe, false
+	return probe(ctx, rt, limits, argv...)
 }
 
 func probe(ctx context.Context, rt sandbox.Runtime, limits sandbox.Limits, argv ...string) ([]byte, error) {

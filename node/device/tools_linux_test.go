@@ -28,6 +28,33 @@ func named(tools []spare.Tool, name string) (spare.Tool, bool) {
 	return tools[i], true
 }
 
+// crowded is a runtime on a machine that has no time to spare.
+type crowded struct {
+	sandbox.Runtime
+	waits int
+}
+
+func (c *crowded) Run(ctx context.Context, s sandbox.Spec) (sandbox.Result, error) {
+	if s.Limits.Nice {
+		c.waits++
+		return sandbox.Result{Cause: sandbox.KilledTime}, nil
+	}
+	return c.Runtime.Run(ctx, s)
+}
+
+// A node that waited for spare time with every tool would be long in coming.
+func TestTools_OnABusyMachineWaitForItOnce(t *testing.T) {
+	all, found := Runtimes(t.Context())
+	if len(all) == 0 {
+		t.Fatalf("no runtime works here: %+v", found)
+	}
+	rt := &crowded{Runtime: all[0]}
+	tools, err := Tools(t.Context(), rt, "1", filepath.Join(t.TempDir(), "probes.json"))
+	if _, ok := named(tools, "ffprobe"); err != nil || !ok || rt.waits != 1 {
+		t.Errorf("found %+v after %d waits: %v", tools, rt.waits, err)
+	}
+}
+
 func TestTools_AreProvedInsideTheSandboxAndKept(t *testing.T) {
 	all, found := Runtimes(t.Context())
 	if len(all) == 0 || !found[0].OK {

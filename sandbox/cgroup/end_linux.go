@@ -44,7 +44,7 @@ func (g *Group) Freeze() error {
 	}
 	g.hurry()
 	err := p.freeze(&g.ending)
-	_ = g.Share()
+	_ = g.share()
 	if err != nil {
 		return errors.Join(fmt.Errorf("freeze the control group: %w", err), p.thaw())
 	}
@@ -107,7 +107,7 @@ func (g *Group) Attend() {
 	defer g.mu.Unlock()
 	if g.limits.Idle {
 		g.limits.Idle = false
-		_ = g.limitCPU()
+		_ = g.share()
 	}
 }
 

@@ -284,7 +284,23 @@ func TestGroup_Version2GetsItsLimits(t *testing.T) {
 	if got := f.read(t, name+"/cpu.max"); !strings.HasPrefix(got, "25000") {
 		t.Errorf("after freezing, the quota is %q", got)
 	}
+	// Whoever is to stop, or to end, gets the processor for it.
+	shares := func() string { return f.read(t, name+"/cpu.max") + ", idle " + f.read(t, name+"/cpu.idle") }
+	const bound = "25000 100000, idle 1"
+	if err := group.Share(); err != nil || shares() != bound {
+		t.Errorf("bound: %s, %v", shares(), err)
+	}
+	if group.Hurry(); !strings.HasPrefix(shares(), "max") || !strings.HasSuffix(shares(), "idle 0") {
+		t.Errorf("hurried: %s", shares())
+	}
+	if err := group.Share(); err != nil || shares() != bound {
+		t.Errorf("bound again: %s, %v", shares(), err)
+	}
 	if err := group.Kill(); err != nil || f.read(t, name+"/cgroup.kill") != "1" {
 		t.Errorf("%v", err)
+	}
+	ending := shares()
+	if err := group.Share(); err != nil || ending == bound || shares() != ending {
+		t.Errorf("bound while it ends: %s, %v", shares(), err)
 	}
 }

@@ -342,10 +342,20 @@ func (g *Group) Start(attr *syscall.SysProcAttr, start func() (pid int, err erro
 // Share sets what the group gets of processors and disks, unless it is ending. It comes
 // after Start: what is at idle priority could keep the process that starts it waiting.
 func (g *Group) Share() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.share()
+}
+
+func (g *Group) share() error {
 	if g.ending.Load() {
 		return nil
 	}
-	return errors.Join(g.limitCPU(), g.limitIO())
+	err := errors.Join(g.limitCPU(), g.limitIO())
+	if g.ending.Load() { // since a moment
+		g.hurry()
+	}
+	return err
 }
 
 // enter prepares the birth. A thread that visits a group of version 1 has its children

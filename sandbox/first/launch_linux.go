@@ -118,11 +118,6 @@ func forkExec(c *child) (int, syscall.Errno) {
 	return pid, 0
 }
 
-// vfork starts a process that shares this one's memory, and this thread's stack, until it
-// becomes a program; so long this thread stands still. It returns a negated error number
-// if that fails. A process with memory of its own would cost the copying of page tables.
-func vfork() (pid int)
-
 // inChild never returns. It makes raw system calls only.
 //
 //go:norace

@@ -55,7 +55,7 @@ func TestAsOrdinaryUser(t *testing.T) {
 		os.CopyFS(filepath.Join(source, "testdata"), os.DirFS("testdata")),
 		os.CopyFS(filepath.Join(home, "spare", "apps"), os.DirFS(filepath.Join("..", "..", "apps"))),
 		os.CopyFS(filepath.Join(runtimes, python.Name), os.DirFS(wasmtest.Python(t))),
-		os.CopyFS(filepath.Join(runtimes, "test-cache", "compiled"), os.DirFS(filepath.Join(wasmtest.Cache(t), "compiled"))),
+		wasmtest.CopyCompiled(filepath.Join(runtimes, "test-cache"), wasmtest.Cache(t)),
 		copyInto(filepath.Join(runtimes, python.File), archive.Path, 0o644),
 		copyInto(filepath.Join(home, "helper"), wasmtest.Helper(t), 0o755),
 		filepath.WalkDir(home, func(name string, _ os.DirEntry, err error) error {

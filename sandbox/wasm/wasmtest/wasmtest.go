@@ -130,3 +130,22 @@ func Cache(t testing.TB, name ...string) string {
 	}
 	return filepath.Join(folder, strings.Join(append([]string{"test-cache"}, name...), "-"))
 }
+
+// CopyCompiled copies what is compiled in a cache into another, with its owners, but not
+// what another process is making there at the moment.
+func CopyCompiled(to, cache string) error {
+	to, cache = filepath.Join(to, "compiled"), filepath.Join(cache, "compiled")
+	entries, err := os.ReadDir(cache)
+	if err == nil {
+		err = os.MkdirAll(to, 0o700)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "new-") {
+			continue
+		}
+		if out, copyErr := exec.Command("cp", "-a", filepath.Join(cache, e.Name()), to).CombinedOutput(); copyErr != nil {
+			err = errors.Join(err, fmt.Errorf("copy a compiled module: %w: %s", copyErr, out))
+		}
+	}
+	return err
+}
