@@ -141,7 +141,7 @@ func kill(places []place) error {
 
 // killEach kills until a look finds nobody new.
 func (p place) killEach() error {
-	killed := map[int]bool{}
+	killed, self := map[int]bool{}, os.Getpid()
 	for {
 		text, err := p.read("cgroup.procs")
 		if err != nil {
@@ -149,7 +149,9 @@ func (p place) killEach() error {
 		}
 		found := false
 		for _, pid := range numbers(text) {
-			if !killed[pid] {
+			// A group of version 1 lists a process by any of its threads: one of this
+			// process's own that did not find its way out of the group is spared.
+			if !killed[pid] && pid != self {
 				found, killed[pid] = true, true
 				if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
 					return fmt.Errorf("kill process %d of a control group: %w", pid, err)

@@ -252,6 +252,29 @@ func TestFind_HybridUsesBoth(t *testing.T) {
 	}
 }
 
+// A thread of the process that looks visits the group it looks at. Who cleans up at that
+// moment, another node that starts, must not take that group for one left behind.
+func TestFind_GroupsItTriesAreItsOwn(t *testing.T) {
+	f := newFake(t, 0, "/", "memory pids", files2)
+	dir := t.TempDir()
+	f.host.mounts += fmt.Sprintf("40 23 0:27 / %s rw shared:4 - cgroup cgroup rw,cpu\n", dir)
+	f.host.own += "1:cpu:/\n"
+	f.files = append(f.files, "cpu.cfs_quota_us")
+	tried := 0
+	look := func(group string) error {
+		tried++
+		other := place{path: group}
+		if err := other.lock(); !errors.Is(err, errTaken) {
+			t.Errorf("another process can take %s while it is tried: %v", group, err)
+		}
+		return nil
+	}
+	f.host.born, f.host.visit = look, func(group, _ string) error { return look(group) }
+	if g := find(f.host); tried != 2 {
+		t.Errorf("%d groups were tried, want 2: %v", tried, g)
+	}
+}
+
 func TestGroup_Version2GetsItsLimits(t *testing.T) {
 	f := newFake(t, 0, "/", "cpu io memory pids", files2)
 	g := find(f.host)

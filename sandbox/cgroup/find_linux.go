@@ -252,11 +252,11 @@ func (h host) version1(m mount, own string, f Feature) (tree, map[Feature]string
 		return lacks(fmt.Sprintf("this process's own control group %s is not visible at %s", own, m.point))
 	}
 	t := tree{base: base, top: m.point, has: map[Feature]bool{f: true}, make: h.make}
-	dir, err := t.trial()
+	dir, end, err := t.trial()
 	if err != nil {
 		return lacks(refusal(err, h.uid))
 	}
-	defer func() { _ = unix.Rmdir(dir) }()
+	defer end()
 	if !there(dir, filesOf1[f]...) {
 		return lacks(fmt.Sprintf("the kernel's control groups at %s have no %s", m.point, strings.Join(filesOf1[f], " and no ")))
 	}
@@ -278,10 +278,26 @@ var (
 	}
 )
 
-// trial makes a group to look at.
-func (t tree) trial() (string, error) {
-	dir := filepath.Join(t.base, newName())
-	return dir, t.make(dir)
+// trial makes a group to look at, and ends with end. It is locked as any other: a process
+// that cleans up would take it for one whose maker is gone, and kill whoever visits it.
+func (t tree) trial() (dir string, end func(), err error) {
+	for {
+		p := place{tree: t, path: filepath.Join(t.base, newName())}
+		if err := t.make(p.path); err != nil {
+			return "", nil, err
+		}
+		switch err := p.lock(); {
+		case errors.Is(err, errTaken):
+			continue
+		case err != nil:
+			_ = unix.Rmdir(p.path)
+			return "", nil, err
+		}
+		return p.path, func() {
+			_ = unix.Rmdir(p.path)
+			_ = p.dir.Close()
+		}, nil
+	}
 }
 
 // there reports whether a group has any of the files.

@@ -286,7 +286,8 @@ func (p place) weigh(idle bool) error {
 		file, weight, least = "cpu.shares", "1024", "2"
 	}
 	if !idle {
-		return p.write(file, weight)
+		// As long as a group is idle, the kernel takes no weight for it.
+		return errors.Join(p.writeIfThere("cpu.idle", "0"), p.write(file, weight))
 	}
 	if p.write("cpu.idle", "1") == nil {
 		return nil

@@ -43,11 +43,11 @@ func (h host) version2(m mount, own string) (tree, map[Feature]string) {
 		}
 	}
 	t := tree{base: base, top: m.point, v2: true, has: map[Feature]bool{}, make: h.make}
-	dir, err := t.trial()
+	dir, end, err := t.trial()
 	if err != nil {
 		return all(refusal(err, h.uid))
 	}
-	defer func() { _ = unix.Rmdir(dir) }()
+	defer end()
 	t.into, t.kill = h.born(dir) == nil, there(dir, "cgroup.kill")
 	for _, f := range Features {
 		switch {
