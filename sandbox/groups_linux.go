@@ -103,7 +103,7 @@ func (r *run) launch() error {
 		return err
 	}
 	r.dropGroup()
-	r.group, r.freezes = nil, false
+	r.group, r.freezes, r.orders.Counted = nil, false, false
 	r.cmd.SysProcAttr.UseCgroupFD = false
 	return r.cmd.Start()
 }

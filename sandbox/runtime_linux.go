@@ -306,6 +306,11 @@ func (r *run) wait(ctx context.Context) (first.Report, error) {
 	release()
 	if err == nil {
 		r.use.last(r.group)
+		// A pause that came as the program ended has frozen the first process too, and
+		// nobody is left to resume it.
+		if r.group != nil && r.freezes && r.paused.Load() {
+			_ = r.group.Thaw()
+		}
 		// Everything inside is gone but the first process, which has nothing left to do
 		// than to exit. Taking the namespaces down takes the kernel a moment that
 		// nobody needs to wait for.

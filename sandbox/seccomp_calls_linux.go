@@ -54,7 +54,6 @@ var allowedCalls = []call{
 	{"fchdir", 81, 50},
 	{"rename", 82, -1},
 	{"renameat", 264, 38},
-	{"renameat2", 316, 276},
 	{"mkdir", 83, -1},
 	{"mkdirat", 258, 34},
 	{"rmdir", 84, -1},

@@ -58,6 +58,7 @@ const (
 	prioGroup      = 1          // … and PRIO_PGRP; PRIO_USER would reach the first process
 	ioprioProcess  = 1          // the same of ioprio_set(2)
 	ioprioGroup    = 2
+	self           = 0 // how most calls name who calls
 	firstProcess   = 1 // its number inside
 	setuidBit      = 0o4000
 	// What makes open(2) look at the mode at all.
@@ -67,7 +68,7 @@ const (
 // rules are those calls that programs need in part.
 func rules(n Network) []rule {
 	// The first process has the program's user id, so the kernel would let the program
-	// slow it down, or starve it.
+	// slow it down, or starve it. Its limits it could change by the number of any thread.
 	notFirst := func(arg int) []clause { return []clause{on(refuse, is(arg, firstProcess))} }
 	// A file that runs as the node's user does harm outside, where others may find it.
 	notSetuid := func(mode int) []clause { return []clause{on(refuse, masked(mode, setuidBit, setuidBit))} }
@@ -88,13 +89,14 @@ func rules(n Network) []rule {
 		{call{"fcntl", 72, 25}, []clause{on(refuse, is(1, unix.F_SETPIPE_SZ))}, allow},
 		{call{"socket", 41, 198}, sockets(n), nothing | uint32(unix.EAFNOSUPPORT)},
 		{call{"socketpair", 53, 199}, []clause{on(allow, is(0, unix.AF_UNIX))}, nothing | uint32(unix.EAFNOSUPPORT)},
-		{call{"prlimit64", 302, 261}, notFirst(0), allow},
+		{call{"prlimit64", 302, 261}, []clause{on(allow, is(0, self))}, refuse},
 		{call{"sched_setaffinity", 203, 122}, notFirst(0), allow},
 		{call{"sched_setscheduler", 144, 119}, notFirst(0), allow},
 		{call{"sched_setparam", 142, 118}, notFirst(0), allow},
 		{call{"sched_setattr", 314, 274}, notFirst(0), allow},
 		{call{"setpriority", 141, 140}, append(notFirst(1), on(allow, is(0, prioProcess, prioGroup))), refuse},
 		{call{"ioprio_set", 251, 30}, append(notFirst(1), on(allow, is(0, ioprioProcess, ioprioGroup))), refuse},
+		{call{"renameat2", 316, 276}, []clause{on(refuse, masked(4, unix.RENAME_WHITEOUT, unix.RENAME_WHITEOUT))}, allow}, // it leaves a device
 		{call{"mknod", 133, -1}, notDevice(1), allow},
 		{call{"mknodat", 259, 33}, notDevice(2), allow},
 		{call{"chmod", 90, -1}, notSetuid(1), allow},

@@ -193,6 +193,11 @@ var decisions = []struct {
 	{name: "socketpair", args: []uint64{unix.AF_TIPC, unix.SOCK_STREAM}, none: noFamily},
 	{name: "prlimit64", args: []uint64{0, unix.RLIMIT_NOFILE}, none: allow},
 	{name: "prlimit64", args: []uint64{1, unix.RLIMIT_NOFILE}, none: refuse},
+	{name: "prlimit64", args: []uint64{2, unix.RLIMIT_NOFILE}, none: refuse}, // a thread of the first process
+	{name: "renameat2", args: []uint64{0, 0, 0, 0, unix.RENAME_NOREPLACE}, none: allow},
+	{name: "renameat2", args: []uint64{0, 0, 0, 0, unix.RENAME_EXCHANGE}, none: allow},
+	{name: "renameat2", args: []uint64{0, 0, 0, 0, unix.RENAME_WHITEOUT}, none: refuse},
+	{name: "renameat2", args: []uint64{0, 0, 0, 0, unix.RENAME_WHITEOUT | unix.RENAME_NOREPLACE}, none: refuse},
 	{name: "sched_setaffinity", args: []uint64{1}, none: refuse},
 	{name: "sched_setaffinity", args: []uint64{7}, none: allow},
 	{name: "setpriority", args: []uint64{unix.PRIO_PROCESS, 1}, none: refuse},

@@ -280,6 +280,8 @@ denied("process_vm_readv", number, %d, os.getpid(), vector, ctypes.c_long(1), ve
 		"setuid files":                   `open("/tmp/x", "w"); denied("chmod", os.chmod, "/tmp/x", 0o4755)`,
 		"whiteouts":                      `denied("mknod", os.mknod, "/tmp/w", 0o20600, 0)`,
 		"the first process's limits":     `import resource; denied("prlimit", resource.prlimit, 1, resource.RLIMIT_NOFILE, (9, 9))`,
+		"its limits by a thread":         `import resource; denied("prlimit", resource.prlimit, 2, resource.RLIMIT_NOFILE, (9, 9))`,
+		"whiteouts left by renaming":     `open("/tmp/y", "w"); denied("renameat2", number, {"x86_64": 316}.get(os.uname().machine, 276), -100, b"/tmp/y", -100, b"/tmp/z", 4)`,
 		"the first process's processors": `denied("affinity", os.sched_setaffinity, 1, [0])`,
 		"terminals": `
 import fcntl
@@ -318,6 +320,12 @@ print("ok")
 sys.stdout.flush()
 os._exit(0)`, code)
 		e := python(t, script, nil)
+		if e.Signal == "SIGSEGV" && name == "i386" {
+			// A kernel that was built, or is run by a hypervisor, without that way.
+			if open := pythonWithout(t, []string{first.WallSeccomp}, script, nil); open.Signal == "SIGSEGV" {
+				continue
+			}
+		}
 		if e.Cause != KilledSignal || e.Signal != "SIGSYS" {
 			t.Errorf("%s: %+v %s", name, e.Result, e.out)
 		}

@@ -39,7 +39,7 @@ iopl 172 -1, ioperm 173 -1, vhangup 153 58, move_mount 429 429, open_tree 428 42
 fsmount 432 432, mount_setattr 442 442, memfd_create 319 279, capset 126 91, shmget 29 194, shmat 30 196, shmctl 31 195,
 msgget 68 186, mq_open 240 180, prlimit64 302 261, migrate_pages 256 238, move_pages 279 239, mbind 237 235,
 set_mempolicy 238 237, ioprio_set 251 30, inotify_init1 294 26, prctl 157 167, sched_setattr 314 274, lookup_dcookie 212 18,
-vmsplice 278 75, pidfd_open 434 434, statmount 457 457, listmount 458 458, semget 64 190, timer_create 222 107
+vmsplice 278 75, pidfd_open 434 434, statmount 457 457, listmount 458 458, semget 64 190, timer_create 222 107, renameat2 316 276, exit 60 93
 """
 NR = {}
 for call in CALLS.replace("\n", " ").split(","):

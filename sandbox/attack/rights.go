@@ -171,6 +171,23 @@ return refused_all(
     lambda: raw("prctl", 22, 0, 0, 0, 0) == 0 and "took back the filter")`,
 	},
 	{
+		Name: "leave a device by renaming", Tries: "Moves a file such that a device node stays in its place (RENAME_WHITEOUT).",
+		Walls: walls("seccomp"),
+		Script: `
+open("/tmp/moved", "w").close()
+raw("renameat2", -100, b"/tmp/moved", -100, b"/tmp/away", 4)
+return os.lstat("/tmp/moved").st_mode & 0o170000 == 0o020000 and "a device stays"`,
+	},
+	{
+		Name: "limit the first process by its threads", Tries: "Takes the descriptors of the first process, which a thread's number names as well as its own.",
+		Walls: walls("seccomp"),
+		Script: `
+first()
+ids = [int(t) for t in os.listdir("/proc/1/task") if t != "1"] or [2]
+limits = lambda t: resource.prlimit(t, resource.RLIMIT_NOFILE)
+return refused_all(*(lambda t=t: resource.prlimit(t, resource.RLIMIT_NOFILE, limits(t)) and "set them by thread %d" % t for t in ids))`,
+	},
+	{
 		Name: "leave the filter by the 32-bit entry", Tries: "Makes a call that is filtered by the numbers of 32-bit programs (int 0x80).",
 		Walls: walls("seccomp"),
 		Script: `
@@ -182,6 +199,7 @@ f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(co
 if os.fork() == 0:
     os._exit(0 if f() > 0 else 1)
 status = os.wait()[1]
+if status == signal.SIGSEGV: raise Absent("this kernel has no 32-bit entry")
 return status == 0 and "a keyring by a 32-bit call"`,
 	},
 }

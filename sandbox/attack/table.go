@@ -47,7 +47,7 @@ func ReadTable(page string) Table {
 	return t
 }
 
-// Set notes what came of a column. Unless anew, what is not got through stays as it stands:
+// Set notes what came of a column. What the machine lacks changes nothing; unless anew, what is not got through stays as it stands:
 // whether a runtime refuses a thing or does not know it may show sooner or later in a run.
 func (t Table) Set(c Column, outcomes map[string]Outcome, anew bool) {
 	for _, a := range All() {
@@ -55,6 +55,9 @@ func (t Table) Set(c Column, outcomes map[string]Outcome, anew bool) {
 			t[a.Name] = map[string]string{}
 		}
 		was, is := t[a.Name][c.Name], word(c, outcomes[a.Name])
+		if was != "" && c.Kind != Wasm && outcomes[a.Name].Verdict == Absent {
+			continue // another machine's kernel had it
+		}
 		if anew || was == "" || (was == through) != (is == through) {
 			t[a.Name][c.Name] = is
 		}

@@ -102,7 +102,7 @@ type pathRule struct {
 
 func pathRules(o *Orders, system []string) []pathRule {
 	const (
-		everything = 1<<16 - 1&^(mayMakeChar|mayMakeBlock|mayIoctl)
+		everything = (1<<16 - 1) &^ (mayMakeChar | mayMakeBlock | mayIoctl)
 		inOut      = mayReadFile | mayReadDir | mayWriteFile | mayTruncate
 	)
 	rules := []pathRule{

@@ -211,6 +211,11 @@ func (l *layer) claimed(name string) (at, below bool) {
 // imageTexts are the texts that go into an image's /etc. Its own accounts stay, and get
 // the one that programs run as if it is not among them.
 func imageTexts(source string) [][2]string {
+	// The way to a text must not be a link: it would lead through the host.
+	var etc syscall.Stat_t
+	if !isFolder(source+"etc", &etc) {
+		return etcTexts
+	}
 	var texts [][2]string
 	for _, t := range etcTexts {
 		switch t[0] {
