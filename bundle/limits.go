@@ -1,7 +1,10 @@
 package bundle
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"math"
 
 	"github.com/spare-compute/spare"
 )
@@ -41,6 +44,33 @@ func (l Limits) withDefaults() Limits {
 		l.Ratio = defaultRatio
 	}
 	return l
+}
+
+// ErrNoRoom means that an archive, which may be in order, does not fit into the room that
+// Within left it.
+var ErrNoRoom = errors.New("it takes more of the disk than there is for it")
+
+type roomKey struct{}
+
+// Within returns a context in which Unpack takes at most so many bytes of the disk, as
+// OnDisk counts them. It is for who knows the disk and not the archive: Limits are for
+// who knows what an archive is for.
+func Within(ctx context.Context, bytes int64) context.Context {
+	return context.WithValue(ctx, roomKey{}, bytes)
+}
+
+func room(ctx context.Context) int64 {
+	if bytes, ok := ctx.Value(roomKey{}).(int64); ok {
+		return bytes
+	}
+	return math.MaxInt64
+}
+
+// OnDisk is how many bytes of a disk a file takes: whole blocks, and at least one, as a
+// folder does too. Small file systems run out of what names files before they are full.
+func OnDisk(size int64) int64 {
+	const block = 4 << 10
+	return max(size+block-1, block) / block * block
 }
 
 // A Refused error says that an archive or folder breaks the rules: it is its maker's

@@ -25,7 +25,8 @@ const maxWindow = 64 << 20
 // Unpack puts an archive's files into dir, which must be empty or missing. The archive
 // is a tar, plain or compressed with gzip or zstd, or a zip; a zip that is not a file or
 // in memory is first written to a temporary one. An archive that breaks the rules gives
-// a Refused error. On any error dir is as it was.
+// a Refused error, and one that does not fit the room of Within gives ErrNoRoom. On any
+// error dir is as it was.
 func Unpack(ctx context.Context, r io.Reader, dir string, lim Limits) error {
 	made, err := emptyFolder(dir)
 	if err != nil {
@@ -35,7 +36,7 @@ func Unpack(ctx context.Context, r io.Reader, dir string, lim Limits) error {
 	if err != nil {
 		return err
 	}
-	u := &unpacker{ctx: ctx, root: root, names: newNames(lim.withDefaults()), lim: lim.withDefaults()}
+	u := &unpacker{ctx: ctx, root: root, names: newNames(lim.withDefaults()), lim: lim.withDefaults(), room: room(ctx)}
 	err = u.unpack(r)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("unpack the archive: %w", err), u.clear())
@@ -77,6 +78,7 @@ type unpacker struct {
 	lim     Limits
 	packed  int64 // bytes read so far
 	written int64 // bytes of files so far
+	room    int64 // bytes of the disk left
 	buf     []byte
 }
 
@@ -273,10 +275,15 @@ func (u *unpacker) tar(r io.Reader) error {
 
 func (u *unpacker) zip(r io.ReaderAt, size int64) error {
 	u.packed = size
-	z, err := zip.NewReader(r, size)
+	if err := checkDirectory(r, size, u.lim); err != nil {
+		return broken(err)
+	}
+	bounded := &directoryReader{r: r, left: maxDirectory + 2*longestEnd}
+	z, err := zip.NewReader(bounded, size)
 	if err != nil {
 		return broken(err)
 	}
+	bounded.open = true
 	for _, f := range z.File {
 		mode := f.Mode()
 		switch {
@@ -330,7 +337,15 @@ func (u *unpacker) mkdir(name string) error {
 	case err != nil:
 		return err
 	}
-	return u.root.Chmod(name, 0o755) // whatever the umask
+	return errors.Join(u.take(OnDisk(0)), u.root.Chmod(name, 0o755)) // whatever the umask
+}
+
+// take counts what goes onto the disk.
+func (u *unpacker) take(bytes int64) error {
+	if u.room -= bytes; u.room < 0 {
+		return ErrNoRoom
+	}
+	return nil
 }
 
 func (u *unpacker) file(name string, r io.Reader, exec bool) (err error) {
@@ -352,6 +367,9 @@ func (u *unpacker) file(name string, r io.Reader, exec bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := u.take(OnDisk(0)); err != nil {
+		return err
+	}
 	if err := u.copy(f, r); err != nil {
 		return err
 	}
@@ -363,6 +381,7 @@ func (u *unpacker) copy(w io.Writer, r io.Reader) error {
 	if u.buf == nil {
 		u.buf = make([]byte, 128<<10)
 	}
+	var size int64
 	for {
 		n, err := r.Read(u.buf)
 		if u.written += int64(n); u.written > u.lim.Bytes {
@@ -371,6 +390,10 @@ func (u *unpacker) copy(w io.Writer, r io.Reader) error {
 		if u.written > ratioFree && u.written/u.lim.Ratio > u.packed {
 			return &Refused{Reason: fmt.Sprintf("it unpacks to more than %d times its size", u.lim.Ratio)}
 		}
+		if err := u.take(OnDisk(size+int64(n)) - OnDisk(size)); err != nil {
+			return err
+		}
+		size += int64(n)
 		if _, err := w.Write(u.buf[:n]); err != nil {
 			return err
 		}

@@ -299,3 +299,22 @@ func FuzzNames(f *testing.F) {
 		}
 	})
 }
+
+func TestUnpack_TakesNoMoreOfTheDiskThanThereIsForIt(t *testing.T) {
+	items := []item{{name: "a/b/f", text: strings.Repeat("x", 5000)}, {name: "empty"}}
+	const takes = 2*4096 + 8192 + 4096 // two folders, a file of two blocks, an empty one
+	for form, pack := range forms {
+		archive := pack(t, items)
+		if err := Unpack(Within(t.Context(), takes), bytes.NewReader(archive), t.TempDir(), Limits{}); err != nil {
+			t.Errorf("%s: %v", form, err)
+		}
+		dir := t.TempDir()
+		err := Unpack(Within(t.Context(), takes-1), bytes.NewReader(archive), dir, Limits{})
+		if !errors.Is(err, ErrNoRoom) || errors.As(err, new(*Refused)) {
+			t.Errorf("%s: %v, want ErrNoRoom", form, err)
+		}
+		if left := contents(t, dir); len(left) > 0 {
+			t.Errorf("%s left %v", form, left)
+		}
+	}
+}
