@@ -44,6 +44,11 @@ const (
 	diskPause  = 250 * time.Millisecond // between counts
 	diskShare  = 50                     // counts may take one part in so many of the time,
 	diskUrgent = 3                      // or in so many while space goes quickly
+
+	// However long a count takes, the next one comes after no more than this: it may be
+	// the run that makes it long.
+	diskLongest = 10 * time.Second
+	diskPressed = 2 * time.Second // while space goes quickly
 )
 
 func newDiskUse(dirs []string, l Limits) *diskUse {
@@ -144,6 +149,14 @@ func sign(n int64) int64 {
 	return 0
 }
 
+// due reports whether to count again, so long after the last count.
+func (d *diskUse) due(since time.Duration) bool {
+	if since >= min(max(diskPause, d.cost*diskShare), diskLongest) {
+		return true
+	}
+	return since >= min(d.cost*diskUrgent, diskPressed) && d.hurries()
+}
+
 func (r *run) watchDisk() (end func()) {
 	d := r.disk
 	if !d.watched() || !r.linux.has(wallDiskWatch) {
@@ -152,8 +165,7 @@ func (r *run) watchDisk() (end func()) {
 	d.pids = r.pids
 	counted := time.Now()
 	return every(diskGlance, func() {
-		since := time.Since(counted)
-		if since < max(diskPause, d.cost*diskShare) && (since < d.cost*diskUrgent || !d.hurries()) {
+		if !d.due(time.Since(counted)) {
 			return
 		}
 		if d.over() {

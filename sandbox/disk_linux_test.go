@@ -8,6 +8,34 @@ import (
 	"time"
 )
 
+// leaderless is a script: it does f in a thread of a process whose first thread has ended,
+// which then has no open files and no memory any more.
+const leaderless = `
+import threading
+def leaderless(f):
+    r, w = os.pipe()
+    if os.fork() == 0:
+        def work():
+            while ") Z " not in open("/proc/self/stat").read(): time.sleep(0.01)
+            f()
+            os.write(w, b"x")
+            time.sleep(60)
+        threading.Thread(target=work).start()
+        ctypes.CDLL(None).syscall(93 if os.uname().machine == "aarch64" else 60, 0) # exit(2)
+    os.close(w)
+    if not os.read(r, 1): sys.exit("the thread came to nothing")
+`
+
+// holder is a script: hold makes a thread that keeps what is open, in descriptors of its own.
+const holder = `
+libc, stacks = ctypes.CDLL(None, use_errno=True), []
+def hold():
+    stacks.append(ctypes.create_string_buffer(64 << 10))
+    top = ctypes.addressof(stacks[-1]) + (64 << 10) & ~15
+    # CLONE_VM, _FS, _SIGHAND, _THREAD and _SYSVSEM, and not CLONE_FILES.
+    if libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), ctypes.c_void_p(top), 0x50b00, None) < 0: sys.exit("no thread")
+`
+
 // floods are ways to fill a disk. Each would take 64 MiB or 20,000 files if nothing held
 // it, and then waits.
 var floods = map[string]string{
@@ -62,6 +90,32 @@ for i in range(64):
     libc.mmap(0, 4096, 1, 1, f, 0) # Python's own mmap keeps the file open
     os.close(f)
     os.remove("/spare/rw/f")`,
+	"deleted, held when the first thread is gone": leaderless + `
+held = []
+def fill():
+    for i in range(64):
+        f = os.open("/spare/rw/f", os.O_CREAT | os.O_WRONLY)
+        os.write(f, b"x" * (1 << 20))
+        os.remove("/spare/rw/f")
+        held.append(f)
+leaderless(fill)`,
+	"deleted, mapped when the first thread is gone": leaderless + `
+libc = ctypes.CDLL(None)
+def fill():
+    for i in range(64):
+        f = os.open("/spare/rw/f", os.O_CREAT | os.O_RDWR)
+        os.write(f, b"x" * (1 << 20))
+        libc.mmap(0, 1 << 20, 1, 1, f, 0)
+        os.close(f)
+        os.remove("/spare/rw/f")
+leaderless(fill)`,
+	"deleted, held by threads with their own descriptors": holder + `
+for i in range(40):
+    f = os.open("/spare/rw/f", os.O_CREAT | os.O_WRONLY)
+    os.write(f, b"x" * (1 << 20))
+    os.remove("/spare/rw/f")
+    hold()
+    os.close(f)`,
 	"deleted, in a message on its way": `
 import array
 a, b = socket.socketpair()

@@ -26,25 +26,80 @@ const (
 // volumes count, and those elsewhere but in memory: some file systems give a file another
 // device number than its folder.
 func heldBy(pids []int, dirs []string) held {
-	h := &holders{seen: map[fileID]bool{}, own: map[uint64]bool{}}
+	h := newHolders(dirs)
+	for _, pid := range pids {
+		h.process(pid)
+	}
+	return h.held
+}
+
+// mostLooks bounds a search to about a second of the processor's time. A run that has more
+// open than that, as no usual program does, hides what was not looked at.
+const (
+	mostLooks   = 250_000
+	socketLooks = 6   // what it costs to read of a socket, in looks at a file
+	mapsLook    = 512 // bytes of a list of mappings, which cost as much as one look
+)
+
+type holders struct {
+	held
+	seen map[fileID]bool
+	own  map[uint64]bool // device numbers of the writable mounts
+	left int             // looks that it may still take
+}
+
+func newHolders(dirs []string) *holders {
+	h := &holders{seen: map[fileID]bool{}, own: map[uint64]bool{}, left: mostLooks}
 	for _, dir := range dirs {
 		var st unix.Stat_t
 		if unix.Stat(dir, &st) == nil {
 			h.own[st.Dev] = true
 		}
 	}
-	for _, pid := range pids {
-		proc := "/proc/" + strconv.Itoa(pid)
-		h.open(proc)
-		h.mapped(proc)
-	}
-	return h.held
+	return h
 }
 
-type holders struct {
-	held
-	seen map[fileID]bool
-	own  map[uint64]bool // device numbers of the writable mounts
+// look reports whether there is time for so many looks more.
+func (h *holders) look(n int) bool {
+	h.left -= n
+	h.hidden = h.hidden || h.left < 0
+	return h.left >= 0
+}
+
+// process looks at the files of each of its threads, which need not be the same, and at
+// what they have mapped, which is. The first thread tells nothing once it has ended.
+func (h *holders) process(pid int) {
+	before, mapped := "", false
+	for _, thread := range threads(pid) {
+		if !h.look(1) {
+			return
+		}
+		proc := "/proc/" + thread
+		if before == "" || !sameFiles(before, thread) {
+			h.open(proc)
+		}
+		mapped, before = mapped || h.mapped(proc), thread
+	}
+}
+
+// threads lists a process's threads, the first one first. /proc has a folder for each,
+// which it does not list.
+func threads(pid int) []string {
+	all, _ := entries("/proc/" + strconv.Itoa(pid) + "/task") // it may have ended
+	return all
+}
+
+// sameFiles reports whether two threads share their descriptors, as most do. If the kernel
+// does not tell, they do not.
+func sameFiles(a, b string) bool {
+	const files = 2 // KCMP_FILES
+	x, err := strconv.Atoi(a)
+	y, err2 := strconv.Atoi(b)
+	if err != nil || err2 != nil {
+		return false
+	}
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(x), uintptr(y), files, 0, 0, 0)
+	return errno == 0 && order == 0
 }
 
 // open looks at the open files of a process, and for files on their way in its sockets.
@@ -55,6 +110,9 @@ func (h *holders) open(proc string) {
 	}
 	for _, fd := range fds {
 		var st unix.Stat_t
+		if !h.look(1) {
+			return
+		}
 		if unix.Stat(proc+"/fd/"+fd, &st) != nil {
 			continue
 		}
@@ -62,12 +120,22 @@ func (h *holders) open(proc string) {
 		case unix.S_IFREG:
 			h.file(proc+"/fd/"+fd, &st)
 		case unix.S_IFSOCK:
-			text, _ := os.ReadFile(proc + "/fdinfo/" + fd)
-			_, waiting, found := strings.Cut(string(text), "scm_fds:")
-			if waiting = strings.TrimSpace(waiting); found && !strings.HasPrefix(waiting, "0") {
-				h.hidden = true
-			}
+			h.socket(proc+"/fdinfo/"+fd, &st)
 		}
+	}
+}
+
+// socket looks at files that wait in a socket to be received, by whoever has it open.
+func (h *holders) socket(info string, st *unix.Stat_t) {
+	id := fileID{st.Dev, st.Ino}
+	if h.seen[id] || !h.look(socketLooks) {
+		return
+	}
+	h.seen[id] = true
+	text, _ := os.ReadFile(info)
+	_, waiting, found := strings.Cut(string(text), "scm_fds:")
+	if waiting = strings.TrimSpace(waiting); found && !strings.HasPrefix(waiting, "0") {
+		h.hidden = true
 	}
 }
 
@@ -87,13 +155,15 @@ func (h *holders) file(name string, st *unix.Stat_t) {
 	h.bytes += claims(st)
 }
 
-// mapped looks at files that a process has mapped, and perhaps closed. Only root is told
-// how long they are. Names are those inside, where mounts cannot cover folders in memory.
-func (h *holders) mapped(proc string) {
+// mapped looks at files that a process has mapped, and perhaps closed, and reports whether
+// it was told anything. Only root is told how long they are. Names are those inside, where
+// mounts cannot cover folders in memory.
+func (h *holders) mapped(proc string) bool {
 	text, err := os.ReadFile(proc + "/maps")
-	if err != nil {
-		return
+	if err != nil || len(text) == 0 {
+		return false
 	}
+	h.look(len(text) / mapsLook)
 	for line := range strings.Lines(string(text)) {
 		if !strings.HasSuffix(line, " (deleted)\n") {
 			continue
@@ -115,6 +185,7 @@ func (h *holders) mapped(proc string) {
 			h.bytes += rangeLength(f[0])
 		}
 	}
+	return true
 }
 
 // inMemory are how the names of files in memory begin.

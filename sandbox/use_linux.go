@@ -77,18 +77,26 @@ func (u *use) time(reported time.Duration) time.Duration {
 func memoryOf(pids []int) int64 {
 	var sum int64
 	for _, pid := range pids {
-		text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-		if err != nil {
-			continue // it has ended
-		}
-		for line := range strings.Lines(string(text)) {
-			name, value, _ := strings.Cut(line, ":")
-			if name == "RssAnon" || name == "RssShmem" {
-				kilobytes, _, _ := strings.Cut(strings.TrimSpace(value), " ")
-				n, _ := strconv.ParseInt(kilobytes, 10, 64)
-				sum += n << 10
+		for _, thread := range threads(pid) {
+			if memory, told := memoryOfThread(thread); told {
+				sum += memory
+				break // it is the others' too
 			}
 		}
 	}
 	return sum
+}
+
+// memoryOfThread is told by all but threads that have ended.
+func memoryOfThread(thread string) (sum int64, told bool) {
+	text, _ := os.ReadFile("/proc/" + thread + "/status")
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(line, ":")
+		if name == "RssAnon" || name == "RssShmem" {
+			kilobytes, _, _ := strings.Cut(strings.TrimSpace(value), " ")
+			n, _ := strconv.ParseInt(kilobytes, 10, 64)
+			sum, told = sum+n<<10, true
+		}
+	}
+	return sum, told
 }

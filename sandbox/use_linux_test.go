@@ -109,6 +109,21 @@ os.close(f)
 for _ in range(60):
     os.write(0, b"x" * (20 << 20))
     time.sleep(0.02)`,
+		"memfd in threads with their own descriptors": holder + `
+for _ in range(40):
+    f = os.memfd_create("x")
+    os.write(f, b"x" * (20 << 20))
+    hold()
+    os.close(f)
+    time.sleep(0.02)`,
+		"memfd when the first thread is gone": leaderless + `
+held = []
+def fill():
+    for i in range(60):
+        held.append(os.memfd_create("x"))
+        os.write(held[-1], b"x" * (20 << 20))
+        time.sleep(0.02)
+leaderless(fill)`,
 		"system V": `
 libc = ctypes.CDLL(None)
 libc.shmat.restype = ctypes.c_void_p
@@ -125,6 +140,20 @@ for _ in range(60):
 				e.wantCause(t, KilledMemory)
 			})
 		}
+	}
+}
+
+// A process is known by its first thread, whose memory is all of its threads' until it ends.
+func TestLinux_MemoryCountsWhenTheFirstThreadIsGone(t *testing.T) {
+	for name, use := range map[string]string{
+		"shared": "held = mmap.mmap(-1, 400 << 20); held.write(b'x' * (400 << 20))",
+		"own":    "held = b'x' * (400 << 20)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			script := fmt.Sprintf("%s\nimport mmap\ndef fill():\n    global held\n    %s\nleaderless(fill)\ntime.sleep(20)", leaderless, use)
+			e := pythonWithout(t, []string{"cgroup memory"}, script, func(s *Spec) { s.Limits.Memory = 200 << 20 })
+			e.wantCause(t, KilledMemory)
+		})
 	}
 }
 

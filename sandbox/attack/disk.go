@@ -22,6 +22,25 @@ return "wrote all it wanted"`,
 
 const watch = "disk watch"
 
+// leaderless does something in a thread of a process whose first thread has ended: that is
+// the one by which the kernel tells of the process.
+const leaderless = `
+def leaderless(f):
+    import threading
+    r, w = os.pipe()
+    if os.fork() == 0:
+        def work():
+            while b") Z " not in read("/proc/self/stat"): time.sleep(0.01)
+            os.write(w, struct.pack("q", f()))
+            time.sleep(20)
+        threading.Thread(target=work).start()
+        raw("exit", 0)
+    os.close(w)
+    said = os.read(r, 8)
+    if not said: raise OSError(errno.EPERM, "the thread came to nothing")
+    return struct.unpack("q", said)[0]
+`
+
 var disk = []Attack{
 	fills("fill the disk with one file", "Writes one large file.", "disk watch, resource limits", `
 with open(RW + "/f", "wb", 0) as f:
@@ -43,6 +62,26 @@ for i in range(24):
     os.unlink(RW + "/gone")
     f.write(b"x" * (3 << 20))
     keep.append(f)`),
+	fills("fill the disk from a thread whose leader is gone", "Holds deleted files in a process whose first thread has ended, by which others see what it has open.", watch, leaderless+`
+keep = []
+def fill():
+    for i in range(24):
+        f = open(RW + "/gone", "wb", 0)
+        os.unlink(RW + "/gone")
+        keep.append((f, f.write(b"x" * (3 << 20))))
+    return len(keep)
+leaderless(fill)`),
+	fills("fill the disk from threads with their own descriptors", "Holds deleted files in threads that do not share their process's open files.", watch, `
+pause, stacks = ctypes.cast(libc.pause, ctypes.c_void_p), []
+for i in range(12):
+    f = os.open(RW + "/gone", os.O_CREAT | os.O_WRONLY)
+    os.unlink(RW + "/gone")
+    os.write(f, b"x" * (3 << 20))
+    stacks.append(ctypes.create_string_buffer(64 << 10))
+    top = ctypes.addressof(stacks[-1]) + (64 << 10) & ~15
+    # CLONE_VM, _FS, _SIGHAND, _THREAD and _SYSVSEM, and not CLONE_FILES.
+    if libc.clone(pause, ctypes.c_void_p(top), 0x50b00, None) < 0: raise OSError(ctypes.get_errno(), "clone")
+    os.close(f)`),
 	fills("reserve space", "Reserves space by fallocate, past the files' ends, where their sizes do not show it.", watch, `
 for i in range(24):
     fd = os.open(RW + "/%d" % i, os.O_CREAT | os.O_RDWR)

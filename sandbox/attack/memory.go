@@ -65,6 +65,15 @@ for _ in range(24):
     m.write(b"x" * (8 << 20))
     hoard.append(m)
     held += 8 << 20`),
+	hoards("balloon in a process whose leader is gone", "Fills shared memory in a process whose first thread has ended, by which others see how much it has.", visible, leaderless+`
+hoard = []
+def fill():
+    for _ in range(24):
+        m = mmap.mmap(-1, 8 << 20)
+        m.write(b"x" * (8 << 20))
+        hoard.append(m)
+    return len(hoard) * (8 << 20)
+held = leaderless(fill)`),
 	hoards("balloon in memory files", "Fills files made by memfd_create, which no process maps.", hidden, `
 for i in range(24):
     fd = raw("memfd_create", b"hoard", 0)

@@ -3,8 +3,13 @@ package first
 import "syscall"
 
 // heldPause is the number of samples between two looks at memory that no process has
-// mapped: a look asks for each open file's name.
-const heldPause = 5
+// mapped: a look asks for each open file's name. It is one more for each heldNames of them,
+// which take some 5 ms, but no more than heldLongest.
+const (
+	heldPause   = 5
+	heldNames   = 2000
+	heldLongest = 25
+)
 
 // held is memory that processes hold without having it mapped: in memfds, and in System V
 // segments. Where a control group counts, the parent sees it, and more: also a memfd in a
@@ -13,29 +18,47 @@ func (w *watch) held() int64 {
 	if w.counted {
 		return 0
 	}
-	if w.looks++; w.looks%heldPause != 1 {
+	if w.wait--; w.wait > 0 {
 		return w.lastHeld
 	}
 	w.lastHeld = w.segments()
-	seen, queues := map[uint64]bool{}, buffers{}
+	look := memfds{seen: map[uint64]bool{}, queues: buffers{}}
 	for _, pid := range w.processes() {
-		dir := "/proc/" + pid + "/fd"
-		for _, fd := range w.numbers(dir) {
-			name, _ := readlink(dir + "/" + fd)
-			queues.add(name)
-			const memfd = "/memfd:"
-			if len(name) < len(memfd) || name[:len(memfd)] != memfd {
-				continue
-			}
-			var st syscall.Stat_t
-			if syscall.Stat(dir+"/"+fd, &st) == nil && !seen[st.Ino] {
-				seen[st.Ino] = true
-				w.lastHeld += st.Blocks * 512
+		// Threads need not share their descriptors, and the first may have ended before
+		// the others: then it has none.
+		for _, thread := range w.numbers("/proc/" + pid + "/task") {
+			dir := "/proc/" + thread + "/fd/" // it is there, though not listed
+			for _, fd := range w.numbers(dir) {
+				look.at(dir + fd)
 			}
 		}
 	}
-	w.buffers = queues.bytes()
+	w.lastHeld, w.buffers = w.lastHeld+look.bytes, look.queues.bytes()
+	w.wait = min(heldPause+look.names/heldNames, heldLongest)
 	return w.lastHeld
+}
+
+// memfds adds up those that are open.
+type memfds struct {
+	names  int // of files that were looked at
+	bytes  int64
+	seen   map[uint64]bool // by their inodes
+	queues buffers         // what else is open
+}
+
+func (m *memfds) at(fd string) {
+	m.names++
+	name, _ := readlink(fd)
+	m.queues.add(name)
+	const memfd = "/memfd:"
+	if len(name) < len(memfd) || name[:len(memfd)] != memfd {
+		return
+	}
+	var st syscall.Stat_t
+	if syscall.Stat(fd, &st) == nil && !m.seen[st.Ino] {
+		m.seen[st.Ino] = true
+		m.bytes += st.Blocks * 512
+	}
 }
 
 // buffers are the pipes and sockets that are open. What is in them cannot be asked, so

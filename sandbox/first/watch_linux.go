@@ -16,8 +16,8 @@ type watch struct {
 	asked  atomic.Bool // to end by itself
 	over   atomic.Bool // the program has ended
 
-	counted  bool // a control group counts memory
-	looks    int
+	counted  bool  // a control group counts memory
+	wait     int   // samples until the next look at what is held
 	lastHeld int64 // bytes
 	shared   int64 // bytes of shared memory mapped, in the sample being taken
 	buffers  int64 // bytes that pipes and sockets may hold
@@ -154,12 +154,36 @@ func (w *watch) numbers(dir string) []string {
 	}
 }
 
+// status is what the kernel tells of a process's memory, and the folder where it does: the
+// first thread's, or another's if that has ended and the others go on.
+func (w *watch) status(pid string) (dir string, text []byte) {
+	dir = "/proc/" + pid
+	text = readFile(dir+"/status", w.text[:])
+	if _, told := value(text, ofMemory); told {
+		return dir, text
+	}
+	if n, _ := value(text, "\nThreads:"); n < 2 {
+		return dir, text
+	}
+	for _, thread := range w.numbers(dir + "/task") {
+		other := "/proc/" + thread // it is there, though not listed
+		text = readFile(other+"/status", w.text[:])
+		if _, told := value(text, ofMemory); told {
+			return other, text
+		}
+	}
+	return dir, nil
+}
+
+// ofMemory begins a line that is missing where a thread or process has ended.
+const ofMemory = "\nRssAnon:"
+
 // processUse reads what one process uses: memory of its own and processor time, that of
 // its children included once they are gone. It is nothing if it has ended.
 func (w *watch) processUse(pid string) (memory, cpu int64) {
-	status := readFile("/proc/"+pid+"/status", w.text[:])
+	_, status := w.status(pid)
 	shared := kilobytes(status, "\nRssShmem:")
-	memory = kilobytes(status, "\nRssAnon:") + shared
+	memory = kilobytes(status, ofMemory) + shared
 	if tables := kilobytes(status, "\nVmPTE:"); tables > freeTables {
 		memory += tables - freeTables
 	}
@@ -184,30 +208,36 @@ func (w *watch) processUse(pid string) (memory, cpu int64) {
 
 // shareOf is a process's memory with shared pages divided among those who share them.
 func (w *watch) shareOf(pid string) int64 {
-	text := readFile("/proc/"+pid+"/smaps_rollup", w.text[:])
+	dir, text := w.status(pid)
+	tables := max(0, kilobytes(text, "\nVmPTE:")-freeTables)
+	text = readFile(dir+"/smaps_rollup", w.text[:])
 	if len(text) == 0 { // it hides, so it gets no benefit
 		memory, _ := w.processUse(pid)
 		return memory
 	}
 	shared := kilobytes(text, "\nPss_Shmem:")
 	w.shared += shared
-	memory := kilobytes(text, "\nPss_Anon:") + shared
-	status := readFile("/proc/"+pid+"/status", w.text[:]) // over the text above
-	return memory + max(0, kilobytes(status, "\nVmPTE:")-freeTables)
+	return kilobytes(text, "\nPss_Anon:") + shared + tables
 }
 
 // kilobytes finds a "Name:  123 kB" line and returns bytes.
 func kilobytes(text []byte, name string) int64 {
+	n, _ := value(text, name)
+	return n << 10
+}
+
+// value finds the number in the line that starts with name.
+func value(text []byte, name string) (n int64, found bool) {
 	for i := 0; i+len(name) < len(text); i++ {
 		if string(text[i:i+len(name)]) == name {
 			rest := text[i+len(name):]
 			for len(rest) > 0 && (rest[0] == ' ' || rest[0] == '\t') {
 				rest = rest[1:]
 			}
-			return digits(rest) << 10
+			return digits(rest), true
 		}
 	}
-	return 0
+	return 0, false
 }
 
 // digits reads the number that text starts with.
