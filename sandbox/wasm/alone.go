@@ -29,18 +29,21 @@ func (r *Runtime) alone(ctx context.Context, s sandbox.Spec, o orders, scratch s
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
-	h := &helper{started: time.Now(), left: s.Limits.Output, limited: s.Limits.Output > 0}
+	h := &helper{left: s.Limits.Output, limited: s.Limits.Output > 0}
+	h.clock = stopwatch{limit: s.Limits.Wall, ring: func() { h.kill(sandbox.KilledTime) }}
 	if err := h.start(r.helper, s, o); err != nil {
 		return sandbox.Result{}, report{}, fmt.Errorf("start the wasm helper: %w", err)
 	}
+	h.clock.start()
 	detach, err := s.Steer.Attach(h)
 	if err != nil {
 		h.kill(sandbox.KilledCancel)
 	}
-	release := h.steer(ctx, s.Limits)
+	release := context.AfterFunc(ctx, func() { h.kill(sandbox.KilledCancel) })
 	waitErr := h.cmd.Wait()
 	release()
 	detach()
+	h.clock.stop()
 	res := h.result()
 	h.system.close()
 	var exit *exec.ExitError
@@ -52,9 +55,9 @@ func (r *Runtime) alone(ctx context.Context, s sandbox.Spec, o orders, scratch s
 
 // helper is a plain helper process.
 type helper struct {
-	cmd     *exec.Cmd
-	system  system // what this system has to hold and to end a process
-	started time.Time
+	cmd    *exec.Cmd
+	system system // what this system has to hold and to end a process
+	clock  stopwatch
 
 	mu        sync.Mutex
 	cause     sandbox.Cause // why it was killed, if it was
@@ -100,19 +103,6 @@ func (h *helper) start(argv []string, s sandbox.Spec, o orders) error {
 	return nil
 }
 
-// steer watches ctx and the clock until it is released.
-func (h *helper) steer(ctx context.Context, l sandbox.Limits) (release func()) {
-	stops := []func() bool{context.AfterFunc(ctx, func() { h.kill(sandbox.KilledCancel) })}
-	if l.Wall > 0 {
-		stops = append(stops, time.AfterFunc(l.Wall, func() { h.kill(sandbox.KilledTime) }).Stop)
-	}
-	return func() {
-		for _, stop := range stops {
-			stop()
-		}
-	}
-}
-
 func (h *helper) kill(why sandbox.Cause) {
 	h.mu.Lock()
 	if h.cause == "" {
@@ -127,7 +117,7 @@ func (h *helper) result() sandbox.Result {
 	defer h.mu.Unlock()
 	state := h.cmd.ProcessState
 	res := sandbox.Result{
-		ExitCode: state.ExitCode(), Cause: h.cause, CPU: state.UserTime() + state.SystemTime(), Wall: time.Since(h.started),
+		ExitCode: state.ExitCode(), Cause: h.cause, CPU: state.UserTime() + state.SystemTime(), Wall: h.clock.elapsed(),
 		PeakMemory: h.system.peak(state), OutputTruncated: h.truncated,
 	}
 	if signal, cause := signalOf(state); signal != "" {
@@ -142,11 +132,20 @@ func (h *helper) result() sandbox.Result {
 	return res
 }
 
-// Pause implements sandbox.Steered.
-func (h *helper) Pause() error { return h.system.pause() }
+// Pause implements sandbox.Steered. Time does not count meanwhile.
+func (h *helper) Pause() error {
+	if err := h.system.pause(); err != nil {
+		return err
+	}
+	h.clock.stop()
+	return nil
+}
 
 // Resume implements sandbox.Steered.
-func (h *helper) Resume() error { return h.system.resume() }
+func (h *helper) Resume() error {
+	h.clock.start()
+	return h.system.resume()
+}
 
 // Memory implements sandbox.Steered.
 func (h *helper) Memory() (int64, error) { return h.system.memory() }

@@ -84,8 +84,8 @@ func floor(o orders) {
 	if o.Memory > 0 { // the watch in the helper is more exact
 		set(unix.RLIMIT_DATA, uint64(o.Memory)+2*helperMemory+maxCode/4)
 	}
-	if o.Nice {
-		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19)
+	if o.Nice { // of the group, which is this process: Linux takes "process" for one thread
+		_ = unix.Setpriority(unix.PRIO_PGRP, 0, 19)
 	}
 	harden()
 }

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -189,6 +190,21 @@ func TestWasm_EndsABalloon(t *testing.T) {
 		if o.PeakMemory < 128<<20 || o.PeakMemory > 256<<20+helperMemory {
 			t.Fatalf("its peak is said to be %d MiB", o.PeakMemory>>20)
 		}
+	})
+}
+
+func TestWasm_TakesNoGarbageForMemoryInUse(t *testing.T) {
+	each(t, func(t *testing.T, r *Runtime) {
+		g := newGrounds(t)
+		if err := os.Mkdir(filepath.Join(g.ro, "many"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3000 {
+			write(t, filepath.Join(g.ro, "many", "file-"+strconv.Itoa(i)), "")
+		}
+		s := g.spec(t, "looks")
+		s.Limits.Wall = 5 * time.Minute // on a machine with much else to do
+		run(t, r, s).wantOut(t, "ok")
 	})
 }
 

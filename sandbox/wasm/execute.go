@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,11 +96,17 @@ func pidPrefix() string { return strconv.Itoa(os.Getpid()) + "-" }
 func sweepRuns(runs string) {
 	list, _ := os.ReadDir(runs)
 	for _, d := range list {
-		number, _, _ := strings.Cut(d.Name(), "-")
-		if pid, err := strconv.Atoi(number); err == nil && pid != os.Getpid() && !alive(pid) {
+		if abandoned(d.Name()) {
 			_ = os.RemoveAll(filepath.Join(runs, d.Name()))
 		}
 	}
+}
+
+// abandoned reports whether a name begins with the number of a process that is gone.
+func abandoned(name string) bool {
+	number, _, ok := strings.Cut(name, "-")
+	pid, err := strconv.Atoi(number)
+	return ok && err == nil && pid != os.Getpid() && !alive(pid)
 }
 
 // carried runs the helper inside another runtime: that one keeps the limits, pauses and
@@ -155,34 +163,63 @@ func (r *Runtime) within(ctx context.Context, c sandbox.Spec, o orders, reported
 // hold up all but the module until it calls WASI again.
 func helperEnv(o orders) []string {
 	if o.Compile {
-		return []string{"GOTRACEBACK=none"}
+		return []string{"GOMAXPROCS=" + strconv.Itoa(o.Cores), fmt.Sprintf("GOMEMLIMIT=%dB", o.Memory), "GOTRACEBACK=none"}
 	}
 	return []string{"GOMAXPROCS=2", "GOGC=off", "GOMEMLIMIT=320MiB", "GODEBUG=asyncpreemptoff=1", "GOTRACEBACK=none"}
 }
 
-// Compiling is bounded too: a module can be made to take long.
+// Compiling is bounded too, by what its run may take and by this: a module can be made to
+// take long. Each core that compiles has a thread, of which a helper has helperThreads.
 const (
 	compileWall   = 5 * time.Minute
 	compileMemory = 3 << 30
+	compileCores  = 16
 )
 
-// compile has a helper of its own fill an entry: it runs none of the module's code.
-func (r *Runtime) compile(ctx context.Context, entry string) error {
+// compileLimits are what compiling a module for a run may take.
+func compileLimits(run sandbox.Limits) sandbox.Limits {
+	least := func(limit, most int64) int64 {
+		if limit <= 0 {
+			return most
+		}
+		return min(limit, most)
+	}
+	return sandbox.Limits{
+		CPUs: run.CPUs, Nice: run.Nice, Disk: maxCode, Output: 1 << 20,
+		Memory: least(run.Memory, compileMemory), Wall: time.Duration(least(int64(run.Wall), int64(compileWall))),
+	}
+}
+
+// compilersFor is how many processors compiling does well to use.
+func compilersFor(cpus float64) int {
+	n := min(runtime.NumCPU(), compileCores)
+	if cpus > 0 {
+		n = min(n, int(math.Ceil(cpus)))
+	}
+	return n
+}
+
+// compile has a helper of its own fill an entry: it runs none of the module's code. It is
+// part of the run that it is for: within its limits, and paused with it.
+func (r *Runtime) compile(ctx context.Context, entry string, run sandbox.Spec) (time.Duration, error) {
 	var said lastWords
-	limits := sandbox.Limits{Wall: compileWall, Memory: compileMemory, Disk: maxCode, Output: 1 << 20}
-	o := orders{Version: spare.Version, Compile: true, Entry: entry, Report: filepath.Join(entry, "report"), Memory: compileMemory}
+	limits := compileLimits(run.Limits)
+	o := orders{
+		Version: spare.Version, Compile: true, Entry: entry, Report: filepath.Join(entry, "report"),
+		Memory: limits.Memory, Nice: limits.Nice, Cores: compilersFor(limits.CPUs),
+	}
 	if err := os.WriteFile(o.Report, nil, 0o600); err != nil {
-		return err
+		return 0, err
 	}
 	var res sandbox.Result
 	var rep report
 	var err error
 	if r.inside == nil {
-		s := sandbox.Spec{Limits: limits, Stdout: &said, Stderr: &said}
+		s := sandbox.Spec{Limits: limits, Steer: run.Steer, Stdout: &said, Stderr: &said}
 		res, rep, err = r.alone(ctx, s, o, "")
 	} else {
 		c := sandbox.Spec{
-			Argv: []string{innerProgram}, Dir: "/tmp", Limits: limits, Stdout: &said, Stderr: &said,
+			Argv: []string{innerProgram}, Dir: "/tmp", Limits: limits, Steer: run.Steer, Stdout: &said, Stderr: &said,
 			Mounts: []sandbox.Mount{{Host: r.helper[0], Inner: innerProgram}, {Host: entry, Inner: innerEntry, Writable: true}},
 		}
 		reported := o.Report
@@ -192,17 +229,19 @@ func (r *Runtime) compile(ctx context.Context, entry string) error {
 	}
 	switch {
 	case err != nil:
-		return err
+		return res.Wall, err
 	case rep.Refused != "":
-		return &moduleError{rep.Refused}
+		return res.Wall, &moduleError{rep.Refused}
 	case res.Cause == sandbox.KilledCancel:
-		return context.Cause(ctx)
+		return res.Wall, context.Cause(ctx)
+	case res.Cause == sandbox.KilledTime && limits.Wall < compileWall, res.Cause == sandbox.KilledMemory && limits.Memory < compileMemory:
+		return res.Wall, &overLimit{res.Cause}
 	case res.Cause == sandbox.KilledTime, res.Cause == sandbox.KilledMemory, res.Cause == sandbox.KilledDisk:
-		return &moduleError{fmt.Sprintf("compiling it takes too much (%s: %v, %d MiB and %d MiB of code are allowed)", res.Cause, compileWall, compileMemory>>20, maxCode>>20)}
+		return res.Wall, &moduleError{fmt.Sprintf("compiling it takes too much (%s: %v, %d MiB and %d MiB of code are allowed)", res.Cause, compileWall, compileMemory>>20, maxCode>>20)}
 	case rep.Stage != ended:
-		return fmt.Errorf("compile the module: the wasm helper failed (%s): %s", words(res), said.text())
+		return res.Wall, fmt.Errorf("compile the module: the wasm helper failed (%s): %s", words(res), said.text())
 	}
-	return os.Remove(o.Report)
+	return res.Wall, os.Remove(o.Report)
 }
 
 // lastWords keeps the end of what a helper says when it should say nothing.

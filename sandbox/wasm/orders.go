@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/sandbox"
@@ -28,6 +30,7 @@ const (
 type orders struct {
 	Version string // of the program that gives them: after an update there may be another
 	Compile bool   // compile the entry's module, and run nothing
+	Cores   int    // processors that compiling uses
 	Entry   string // folder of the module, compiled or to be
 	Scratch string // what is left there counts for nothing; removed if the parent dies; "" = none
 	Report  string // file that the report goes to
@@ -85,16 +88,15 @@ func strs(all []raw) []string {
 
 // report is what a helper says at its end, and, as far as it got, before.
 type report struct {
-	Stage     stage
-	Stale     bool   // the entry cannot be used: it must be compiled anew
-	Refused   string // the module cannot be run
-	ExitCode  int
-	Trap      string // what stopped the program, if it did not exit
-	Cause     sandbox.Cause
-	Starved   bool // it was refused memory at its limit
-	Memory    int64
-	Written   int64
-	Truncated bool `json:"-"`
+	Stage    stage
+	Stale    bool   // the entry cannot be used: it must be compiled anew
+	Refused  string // the module cannot be run
+	ExitCode int
+	Trap     string // what stopped the program, if it did not exit
+	Cause    sandbox.Cause
+	Starved  bool // it was refused memory at its limit
+	Memory   int64
+	Written  int64
 }
 
 // stage is how far a helper got.
@@ -181,9 +183,19 @@ func ordersInEnv(o orders) ([]string, error) {
 const maxReport = 64 << 10
 
 // readReport reads what a helper has written. What is not there, or is no report, counts
-// as nothing said.
+// as nothing said. A module that broke out of a helper may have put anything in its
+// place: a link, or a pipe that nobody ever writes to.
 func readReport(name string) (rep report) {
-	f, err := os.Open(name)
+	root, err := os.OpenRoot(filepath.Dir(name))
+	if err != nil {
+		return rep
+	}
+	defer root.Close()
+	name = filepath.Base(name)
+	if info, err := root.Lstat(name); err != nil || !info.Mode().IsRegular() {
+		return rep
+	}
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return rep
 	}

@@ -114,7 +114,7 @@ func compileInto(folder string, mod []byte) error {
 		return err
 	}
 	r := wazero.NewRuntimeWithConfig(ctx, settings(cache))
-	_, err = r.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.NumCPU()), mod)
+	_, err = r.CompileModule(experimental.WithCompilationWorkers(ctx, runtime.GOMAXPROCS(0)), mod)
 	return err
 }
 

@@ -16,10 +16,14 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/cpu"
+
+	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/sandbox"
 )
 
 // A store keeps compiled modules, each in a folder:
@@ -34,11 +38,15 @@ import (
 type store struct {
 	folder  string
 	room    int64
-	compile func(ctx context.Context, entry string) error // fills code/ from module.wasm
+	compile compiler
 
 	mu   sync.Mutex
-	busy map[string]*sync.Mutex // who makes an entry here; others wait for it
+	busy map[string]chan struct{} // full while an entry is made here; others wait for it
 }
+
+// A compiler fills code/ from module.wasm, within what a run may take, and says how much
+// of the run's time it spent.
+type compiler func(ctx context.Context, entry string, run sandbox.Spec) (spent time.Duration, err error)
 
 // storeVersion changes when entries of an older program must not be used: with what is
 // told to wazero about compiling.
@@ -62,19 +70,24 @@ func key(m module) string {
 	return hex.EncodeToString(sum.Sum(nil)[:16])
 }
 
-// get returns the folder of a module, compiling it first if need be.
-func (s *store) get(ctx context.Context, m module) (string, error) {
-	entry := filepath.Join(s.folder, key(m))
+// get returns the folder of a module, compiling it first, for the run, if need be.
+func (s *store) get(ctx context.Context, m module, run sandbox.Spec) (entry string, spent time.Duration, err error) {
+	entry = filepath.Join(s.folder, key(m))
 	if s.touch(entry) {
-		return entry, nil
+		return entry, 0, nil
 	}
-	mu := s.making(entry)
-	mu.Lock()
-	defer mu.Unlock()
+	making := s.making(entry)
+	select {
+	case making <- struct{}{}:
+		defer func() { <-making }()
+	case <-ctx.Done(): // the run that makes it may be paused
+		return entry, 0, context.Cause(ctx)
+	}
 	if s.touch(entry) { // made while this one waited
-		return entry, nil
+		return entry, 0, nil
 	}
-	return entry, s.make(ctx, m, entry)
+	spent, err = s.make(ctx, m, entry, run)
+	return entry, spent, err
 }
 
 // touch reports whether there is an entry, and notes that it is in use.
@@ -87,59 +100,56 @@ func (s *store) touch(entry string) bool {
 	return true
 }
 
-func (s *store) making(entry string) *sync.Mutex {
+func (s *store) making(entry string) chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.busy == nil {
-		s.busy = map[string]*sync.Mutex{}
+		s.busy = map[string]chan struct{}{}
 	}
-	mu := s.busy[entry]
-	if mu == nil {
-		mu = &sync.Mutex{}
-		s.busy[entry] = mu
+	making := s.busy[entry]
+	if making == nil {
+		making = make(chan struct{}, 1)
+		s.busy[entry] = making
 	}
-	return mu
+	return making
 }
 
 // make compiles a module into an entry. Another process may make the same one at the
 // same time: what is there first, stays.
-func (s *store) make(ctx context.Context, m module, entry string) (err error) {
+func (s *store) make(ctx context.Context, m module, entry string, run sandbox.Spec) (spent time.Duration, err error) {
 	if err := os.MkdirAll(s.folder, 0o700); err != nil {
-		return fmt.Errorf("make the folder for compiled modules: %w", err)
+		return spent, fmt.Errorf("make the folder for compiled modules: %w", err)
 	}
 	s.sweep()
-	work, err := os.MkdirTemp(s.folder, newPrefix)
+	work, err := os.MkdirTemp(s.folder, newPrefix+pidPrefix())
 	if err != nil {
-		return fmt.Errorf("make the folder for compiled modules: %w", err)
+		return spent, fmt.Errorf("make the folder for compiled modules: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	made := filepath.Join(work, "made") // another runtime gives this one to its own user
 	if err := os.Mkdir(made, 0o700); err != nil {
-		return err
+		return spent, err
 	}
 	if err := copyModule(m, filepath.Join(made, moduleFile)); err != nil {
-		return err
+		return spent, err
 	}
-	if err := s.compile(ctx, made); err != nil {
-		return err
+	if spent, err = s.compile(ctx, made, run); err != nil {
+		return spent, err
 	}
 	final := filepath.Join(work, "final")
 	if err := seal(made, final); err != nil {
-		return fmt.Errorf("keep the compiled module: %w", err)
+		return spent, fmt.Errorf("keep the compiled module: %w", err)
 	}
 	if s.touch(entry) { // another process was first
-		return nil
+		return spent, nil
 	}
 	if _, err := os.Lstat(entry); err == nil {
 		s.drop(entry) // it has no sum
 	}
-	if err := os.Rename(final, entry); err != nil {
-		if s.touch(entry) {
-			return nil
-		}
-		return fmt.Errorf("keep the compiled module: %w", err)
+	if err := os.Rename(final, entry); err != nil && !s.touch(entry) {
+		return spent, fmt.Errorf("keep the compiled module: %w", err)
 	}
-	return nil
+	return spent, nil
 }
 
 func copyModule(m module, to string) error {
@@ -152,7 +162,12 @@ func copyModule(m module, to string) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(out, io.LimitReader(from, maxModule))
+	sum := sha256.New()
+	_, err = io.Copy(io.MultiWriter(out, sum), io.LimitReader(from, maxModule))
+	if got := spare.Digest(hex.EncodeToString(sum.Sum(nil))); err == nil && got != m.digest {
+		// What is kept under a digest is run by all who name that digest.
+		err = fmt.Errorf("the module is not what it was: its digest is %s and not %s", got, m.digest)
+	}
 	return errors.Join(err, out.Close())
 }
 
@@ -288,7 +303,7 @@ func machineCode(f io.ReaderAt, size int64) (from, to int64) {
 
 // drop removes an entry. It is renamed first: no half of it is ever found.
 func (s *store) drop(entry string) {
-	gone, err := os.MkdirTemp(s.folder, newPrefix)
+	gone, err := os.MkdirTemp(s.folder, newPrefix+pidPrefix())
 	if err != nil {
 		return
 	}
@@ -296,7 +311,8 @@ func (s *store) drop(entry string) {
 	_ = os.RemoveAll(gone)
 }
 
-// staleAfter is when a folder in the making belongs to a process that is gone.
+// staleAfter is when a folder in the making is no longer in use, whoever has the number
+// of the process by now.
 const staleAfter = 24 * time.Hour
 
 // sweep removes what a killed process left, and the entries longest out of use, until
@@ -319,8 +335,8 @@ func (s *store) sweep() {
 			continue
 		}
 		name := filepath.Join(s.folder, d.Name())
-		if len(d.Name()) > len(newPrefix) && d.Name()[:len(newPrefix)] == newPrefix {
-			if time.Since(info.ModTime()) > staleAfter {
+		if of, ok := strings.CutPrefix(d.Name(), newPrefix); ok {
+			if abandoned(of) || time.Since(info.ModTime()) > staleAfter {
 				_ = os.RemoveAll(name)
 			}
 			continue

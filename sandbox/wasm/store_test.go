@@ -3,14 +3,17 @@ package wasm
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/sandbox"
 	"github.com/spare-compute/spare/sandbox/wasm/wasmtest"
 )
@@ -21,11 +24,11 @@ func counting(t testing.TB, folder string, inside sandbox.Runtime) (*Runtime, fu
 	r := New(Config{Cache: folder, Inside: inside, Program: wasmtest.Helper(t)})
 	var mu sync.Mutex
 	n := 0
-	r.compiled.compile = func(ctx context.Context, entry string) error {
+	r.compiled.compile = func(ctx context.Context, entry string, run sandbox.Spec) (time.Duration, error) {
 		mu.Lock()
 		n++
 		mu.Unlock()
-		return r.compile(ctx, entry)
+		return r.compile(ctx, entry, run)
 	}
 	return r, func() int {
 		mu.Lock()
@@ -148,10 +151,10 @@ func TestWasm_SharesItsCacheWithAnotherProcess(t *testing.T) {
 	meet.Add(2)
 	for _, r := range []*Runtime{first, second} {
 		compile := r.compiled.compile
-		r.compiled.compile = func(ctx context.Context, entry string) error {
+		r.compiled.compile = func(ctx context.Context, entry string, run sandbox.Spec) (time.Duration, error) {
 			meet.Done()
 			meet.Wait()
-			return compile(ctx, entry)
+			return compile(ctx, entry, run)
 		}
 	}
 	var all sync.WaitGroup
@@ -205,7 +208,7 @@ func TestWasm_BoundsItsCache(t *testing.T) {
 
 func TestWasm_TellsWhenItCannotCompile(t *testing.T) {
 	r, _ := counting(t, t.TempDir(), nil)
-	r.compiled.compile = func(context.Context, string) error { return errors.New("no luck") }
+	r.compiled.compile = func(context.Context, string, sandbox.Spec) (time.Duration, error) { return 0, errors.New("no luck") }
 	if err := r.tryModule(t.Context()); err == nil || !strings.Contains(err.Error(), "no luck") {
 		t.Fatalf("got %v", err)
 	}
@@ -216,6 +219,35 @@ func TestWasm_TellsWhenItCannotCompile(t *testing.T) {
 	r.compiled.compile = r.compile
 	if err := r.tryModule(t.Context()); err == nil || !strings.Contains(err.Error(), "start the wasm helper") {
 		t.Fatalf("without a helper: %v", err)
+	}
+}
+
+func TestStore_RefusesAModuleThatChanged(t *testing.T) {
+	r, compiled := counting(t, t.TempDir(), nil)
+	s := sandbox.Spec{Argv: []string{"x.wasm"}}
+	p := program{argv: s.Argv, module: module{digest: spare.Sum(hello), open: func() (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader(started(""))), nil
+	}}}
+	if _, err := r.run(t.Context(), s, p); err == nil || !strings.Contains(err.Error(), "not what it was") {
+		t.Fatalf("another module than the digest names: %v", err)
+	}
+	if list := entries(t, r.cache); len(list) != 0 || compiled() != 0 {
+		t.Fatalf("the cache holds %v", list)
+	}
+}
+
+func TestStore_ClearsWhatAKilledProcessWasMaking(t *testing.T) {
+	r, _ := counting(t, t.TempDir(), nil)
+	gone := filepath.Join(r.compiled.folder, newPrefix+"2147483646-x") // no process has that number: the most is 2^22
+	other := filepath.Join(r.compiled.folder, newPrefix+strconv.Itoa(os.Getppid())+"-x")
+	for _, dir := range []string{gone, other} {
+		if err := os.MkdirAll(filepath.Join(dir, "made"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.compiled.sweep()
+	if list := entries(t, r.cache); len(list) != 1 || list[0] != other {
+		t.Fatalf("there is %v, want only what a living process makes", list)
 	}
 }
 

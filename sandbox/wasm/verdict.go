@@ -12,12 +12,16 @@ type moduleError struct{ why string }
 
 func (e *moduleError) Error() string { return e.why }
 
+// overLimit says that compiling took more than the run may.
+type overLimit struct{ cause sandbox.Cause }
+
+func (e *overLimit) Error() string { return "compile the module: " + string(e.cause) }
+
 // verdict joins how the helper ended with what it said.
 func verdict(s sandbox.Spec, res sandbox.Result, rep report) (sandbox.Result, error) {
 	if rep.Refused != "" {
 		return sandbox.Result{}, &sandbox.StartError{Program: s.Argv[0], Err: &moduleError{rep.Refused}}
 	}
-	res.OutputTruncated = res.OutputTruncated || rep.Truncated
 	res.PeakMemory = max(res.PeakMemory, rep.Memory)
 	if rep.Stage == ended {
 		res.Written = rep.Written

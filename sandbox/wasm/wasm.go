@@ -96,7 +96,6 @@ func (*Runtime) Name() string { return "wasm" }
 // Run implements sandbox.Runtime. A program has no way to hear a signal: what ends, ends
 // at once, and Spec.Grace means nothing.
 func (r *Runtime) Run(ctx context.Context, s sandbox.Spec) (sandbox.Result, error) {
-	started := time.Now()
 	if err := s.Check(); err != nil {
 		return sandbox.Result{}, err
 	}
@@ -110,36 +109,35 @@ func (r *Runtime) Run(ctx context.Context, s sandbox.Spec) (sandbox.Result, erro
 	if err != nil {
 		return sandbox.Result{}, err
 	}
-	if s.Limits.Wall > 0 { // compiling a module that is new here is part of its time
-		limited, cancel := context.WithTimeoutCause(ctx, s.Limits.Wall, errWall)
-		defer cancel()
-		ctx = limited
-	}
-	res, err := r.run(ctx, s, p)
-	if cause := context.Cause(ctx); cause == errWall && (err != nil || res.Cause == sandbox.KilledCancel) {
-		res, err = sandbox.Result{ExitCode: -1, Cause: sandbox.KilledTime, CPU: res.CPU, PeakMemory: res.PeakMemory, Written: res.Written, OutputTruncated: res.OutputTruncated}, nil
-	}
-	res.Wall = time.Since(started)
-	return res, err
+	return r.run(ctx, s, p)
 }
-
-var errWall = errors.New("the program's time is over")
 
 // tries is how often a run is begun: a compiled module that cannot be loaded is thrown
 // away, and made anew.
 const tries = 2
 
 func (r *Runtime) run(ctx context.Context, s sandbox.Spec, p program) (sandbox.Result, error) {
+	var compiling time.Duration // part of the run's time
 	for try := 1; ; try++ {
-		entry, err := r.compiled.get(ctx, p.module)
+		entry, spent, err := r.compiled.get(ctx, p.module, s)
+		compiling += spent
 		var refused *moduleError
+		var over *overLimit
 		switch {
 		case errors.As(err, &refused):
 			return sandbox.Result{}, &sandbox.StartError{Program: s.Argv[0], Err: refused}
+		case errors.As(err, &over):
+			return sandbox.Result{ExitCode: -1, Cause: over.cause, Wall: compiling}, nil
 		case err != nil:
 			return sandbox.Result{}, err
 		}
+		if s.Limits.Wall > 0 {
+			if s.Limits.Wall -= spent; s.Limits.Wall <= 0 {
+				return sandbox.Result{ExitCode: -1, Cause: sandbox.KilledTime, Wall: compiling}, nil
+			}
+		}
 		res, rep, err := r.execute(ctx, s, p, entry)
+		res.Wall += compiling
 		if rep.Stale && err == nil && res.Cause == sandbox.Exited {
 			r.compiled.drop(entry)
 			if try < tries {

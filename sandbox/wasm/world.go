@@ -389,7 +389,9 @@ func (w *world) Rename(from, to string) experimentalsys.Errno {
 		return experimentalsys.EINVAL
 	}
 	old, err := q.m.root.Lstat(q.rel)
-	replaces := err == nil
+	// A file system that does not tell upper from lower case finds the file itself under
+	// its new name, and so do hard links: then nothing goes.
+	replaces := err == nil && !os.SameFile(info, old)
 	switch {
 	case replaces && old.IsDir() && !info.IsDir():
 		return experimentalsys.EISDIR

@@ -163,12 +163,14 @@ func Unpack(archive io.Reader, dir string) error {
 	if err := unpack(archive, made); err != nil {
 		return fmt.Errorf("unpack the Python runtime: %w", err)
 	}
+	settle(made)
 	if err := os.Rename(dir, filepath.Join(work, "old")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("replace the Python runtime: %w", err)
 	}
 	if err := os.Rename(made, dir); err != nil && Verify(dir) != nil { // else another process was first
 		return fmt.Errorf("unpack the Python runtime: %w", err)
 	}
+	settle(filepath.Dir(dir))
 	return nil
 }
 
@@ -224,7 +226,18 @@ func write(root *os.Root, name string, from io.Reader) error {
 		return err
 	}
 	_, err = io.Copy(f, from)
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// settle writes a folder itself to the disk. Where that cannot be done, or a power cut
+// comes sooner, Verify finds out at the next start.
+func settle(dir string) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	_ = f.Sync()
+	_ = f.Close()
 }
 
 func digest(sum []byte) spare.Digest { return spare.Digest(hex.EncodeToString(sum)) }

@@ -36,6 +36,7 @@ var attacks = map[string]func(){
 	"handles":   handles,
 	"files":     files,
 	"account":   account,
+	"looks":     looks,
 	"balloon":   balloon,
 	"loop":      func() { spin() },
 	"flood":     flood,
@@ -320,6 +321,17 @@ func account() {
 	}
 	f.Close()
 	allowed("remove", os.Remove(rw+"/a"))
+}
+
+// looks lists a large folder as often as an honest program may.
+func looks() {
+	for range 400 {
+		list, err := os.ReadDir(ro + "/many")
+		if err != nil || len(list) != 3000 {
+			bad = append(bad, fmt.Sprintf("list: %d names, %v", len(list), err))
+			return
+		}
+	}
 }
 
 var kept [][]byte
