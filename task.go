@@ -127,7 +127,7 @@ var Outcomes = []Outcome{
 
 // BlamesTask reports whether o, seen on distinct nodes, counts against the task.
 func (o Outcome) BlamesTask() bool {
-	return o == AppFailed || o == TimedOut || o == OutOfMemory
+	return o == AppFailed || o == TimedOut || o == OutOfMemory || o == Rejected
 }
 
 // An Attempt is one try of a task by one node, under a lease.

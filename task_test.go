@@ -19,7 +19,7 @@ func TestTask_FinalStates(t *testing.T) {
 }
 
 func TestOutcome_OnlyWhatTheAppDidBlamesTheTask(t *testing.T) {
-	blamed := []spare.Outcome{spare.AppFailed, spare.TimedOut, spare.OutOfMemory}
+	blamed := []spare.Outcome{spare.AppFailed, spare.TimedOut, spare.OutOfMemory, spare.Rejected}
 	for _, o := range spare.Outcomes {
 		if o.BlamesTask() != slices.Contains(blamed, o) {
 			t.Errorf("%s blames the task: %v", o, o.BlamesTask())

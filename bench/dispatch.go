@@ -16,9 +16,10 @@ import (
 const (
 	spareTasks      = 50_000 // enough for some seconds, for each
 	peerTasks       = 5_000
-	dispatchWorkers = 8  // sessions, or consumers
-	dispatchWindow  = 64 // leases that one session holds at once
-	latencyTasks    = 300
+	dispatchWorkers = 8     // sessions, or consumers
+	dispatchWindow  = 64    // leases that one session holds at once
+	latencyTasks    = 1_000 // one after the other: ten of them are slower than the p99
+	warmUps         = 50    // before these
 	payloadBytes    = 200
 )
 
@@ -47,6 +48,7 @@ func dispatchRate(ctx context.Context, p place, rec *recorder) error {
 			failed = append(failed, fmt.Errorf("%s: %w", v.name, err))
 			continue
 		}
+		d.latency = d.latency[warmUps:]
 		rows = append(rows, row{v.name, []figure{
 			fig(d.tasks/d.work.Seconds(), "tasks/s", "%.0f"),
 			fig(d.tasks/(d.submit+d.work).Seconds(), "tasks/s with submission", "%.0f"),
@@ -102,7 +104,8 @@ func dispatchSpare(ctx context.Context, p place) (d dispatched, err error) {
 
 // spareLatency runs a job on one session that takes one lease at a time.
 func spareLatency(ctx context.Context, g *grid.Grid, ticket protocol.Ticket, result *packed) ([]time.Duration, error) {
-	id, err := cutJob(ctx, g, latencyTasks)
+	const n = warmUps + latencyTasks
+	id, err := cutJob(ctx, g, n)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +116,7 @@ func spareLatency(ctx context.Context, g *grid.Grid, ticket protocol.Ticket, res
 	defer w.close()
 	stop := context.AfterFunc(ctx, w.close)
 	defer stop()
-	took, err := w.oneByOne(latencyTasks)
+	took, err := w.oneByOne(n)
 	if err != nil {
 		return nil, err
 	}

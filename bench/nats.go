@@ -121,13 +121,13 @@ func natsLatency(ctx context.Context, js jetstream.JetStream, payload []byte) ([
 	if err != nil {
 		return nil, err
 	}
-	for range latencyTasks {
+	for range warmUps + latencyTasks {
 		if _, err := js.Publish(ctx, "task.x", payload); err != nil {
 			return nil, err
 		}
 	}
 	var took []time.Duration
-	for range latencyTasks {
+	for range warmUps + latencyTasks {
 		began := time.Now()
 		m, err := consumer.Next()
 		if err != nil {

@@ -97,7 +97,7 @@ func dispatchRiver(ctx context.Context, p place) (d dispatched, err error) {
 		}
 	}
 	d.work = time.Since(began)
-	for range latencyTasks {
+	for range warmUps + latencyTasks {
 		began := time.Now()
 		if _, err := queue.Insert(ctx, payload, nil); err != nil {
 			return d, err

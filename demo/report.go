@@ -206,6 +206,7 @@ type bound struct {
 
 func (r *report) bounds() []bound {
 	bitrate := 100 * (r.Job.Bitrate - r.Whole.Bitrate) / r.Whole.Bitrate
+	longer, frame := r.Job.Video-r.Source.Video, max(r.Job.FrameDur, r.Source.FrameDur)
 	moved, noticed := 0, time.Duration(0)
 	for _, a := range r.rescheduled() {
 		if r.name(a.Node) == r.Killed && a.Ended != nil {
@@ -215,6 +216,7 @@ func (r *report) bounds() []bound {
 	}
 	list := []bound{
 		{r.Job.Frames == r.Source.Frames, fmt.Sprintf("frames out = frames in: %d = %d", r.Job.Frames, r.Source.Frames)},
+		{math.Abs(longer) <= frame, fmt.Sprintf("duration differs by %+.1f ms, at most one frame, %.1f ms", longer*1000, frame*1000)},
 		{r.Job.Monotone, "every timestamp is later than the one before"},
 		{r.SSIM >= r.WholeSSIM-ssimLoss, fmt.Sprintf("SSIM %.5f ≥ %.5f - %.3f", r.SSIM, r.WholeSSIM, ssimLoss)},
 		{math.Abs(bitrate) <= bitrateDiff, fmt.Sprintf("bitrate differs by %+.2f %%, at most %.0f %%", bitrate, bitrateDiff)},

@@ -3,16 +3,21 @@ package e2e
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/client"
 )
 
@@ -108,7 +113,7 @@ func (g *grid) large(name string, size int) (path string, content []byte) {
 	return g.file(name, string(content)), content
 }
 
-func TestHub_KilledDuringUploadRunAndDownloadItsUserGetsTheResult(t *testing.T) {
+func TestHub_KilledDuringUploadAndDownloadItsUserGetsTheResult(t *testing.T) {
 	t.Parallel()
 	for _, direction := range []string{"upload", "download"} {
 		t.Run(direction, func(t *testing.T) {
@@ -147,6 +152,120 @@ func TestHub_KilledDuringUploadRunAndDownloadItsUserGetsTheResult(t *testing.T) 
 	}
 }
 
+func TestHub_KilledWhileTheAppRunsItsUserGetsTheResult(t *testing.T) {
+	t.Parallel()
+	g := newGrid(t)
+	g.app("slow", "passthrough", "passthrough", fmt.Sprintf(slow, "3"))
+	g.addNodes("a")
+	out := t.TempDir()
+	run := g.start("env", "SPARE_HUB=http://"+g.httpAt, "SPARE_KEY_FILE="+filepath.Join(g.path("hub"), "admin.key"),
+		"spare", "run", g.file("in.txt", "1\n"), "--template", "slow", "-o", out)
+	var id string
+	g.until(30*time.Second, "the App runs", func() bool {
+		jobs, _, err := g.client().Jobs(t.Context(), client.ListOptions{})
+		if err != nil || len(jobs) == 0 {
+			return false
+		}
+		id = jobs[0].ID
+		p, err := g.client().Progress(t.Context(), id)
+		return err == nil && len(p.Attempts) > 0
+	})
+	g.restartHub()
+	select {
+	case <-run.done:
+	case <-time.After(2 * time.Minute):
+		run.kill()
+		t.Fatalf("spare run did not end; it printed:\n%s", run.log)
+	}
+	if code := run.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Fatalf("exit code %d\n%s", code, run.log)
+	}
+	if got, err := os.ReadFile(filepath.Join(out, "out.txt")); err != nil || string(got) != "did 1\n" {
+		t.Errorf("the result is %q, %v", got, err)
+	}
+	attempts, err := g.client().Attempts(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkOnce(t, attempts, 1)
+}
+
+// runOnDisk runs a joined node whose data folder is a disk of its own of so many bytes,
+// in a mount namespace that ends with the node. It returns the path by which the folder
+// is seen from outside.
+func (g *grid) runOnDisk(name string, size int) string {
+	g.t.Helper()
+	dir := g.path(name)
+	seed := dir + "-seed"
+	if err := os.Rename(dir, seed); err != nil {
+		g.t.Fatal(err)
+	}
+	g.nodes[name] = g.start("unshare", "--mount", "sh", "-ec",
+		`mkdir "$1"; mount -t tmpfs -o size="$3" none "$1"; cp -a "$2"/. "$1"; exec spare-node run --data "$1"`,
+		"sh", dir, seed, strconv.Itoa(size))
+	return filepath.Join("/proc", strconv.Itoa(g.nodes[name].cmd.Process.Pid), "root", dir)
+}
+
+// fill writes zeros until the disk is full.
+func fill(t *testing.T, file string) {
+	t.Helper()
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	zeros := make([]byte, 4<<10)
+	for err == nil {
+		_, err = f.Write(zeros)
+	}
+	if f.Close(); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("fill the disk: %v", err)
+	}
+}
+
+func TestNode_WithAFullDiskSaysSoAndItsWorkGoesElsewhere(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return // only root can mount a disk for it
+	}
+	t.Parallel()
+	g := newGrid(t)
+	g.app("echo", "passthrough", "passthrough", echo)
+	g.join("full")
+	inside := g.runOnDisk("full", 64<<20)
+	g.addNodes() // waits for it
+	fill(t, filepath.Join(inside, "ballast"))
+	input, want := g.large("in.bin", 4<<20)
+	id := g.submit("echo", input)
+	g.until(time.Minute, "the job says what it waits for", func() bool {
+		p, err := g.client().Progress(t.Context(), id)
+		return err == nil && len(p.Waiting) > 0 && strings.Contains(p.Waiting[0].Detail, string(spare.OutOfDisk))
+	})
+	g.addNodes("roomy")
+	if job := g.wait(id, 2*time.Minute); job.State != client.StateComplete {
+		t.Fatalf("job ended as %s: %s", job.State, job.Error)
+	}
+	if got := g.result(id); got != string(want) {
+		t.Errorf("the result has %d bytes and differs from the %d sent", len(got), len(want))
+	}
+	g.until(90*time.Second, "the node says that its disk is full", func() bool { // it looks once a minute
+		said := g.must("nsenter", "--mount", "--target", strconv.Itoa(g.nodes["full"].cmd.Process.Pid),
+			filepath.Join(bin, "spare-node"), "status", "--data", g.path("full"))
+		return strings.Contains(said, "0 MiB free; it is full: free some space, or nothing new can run here")
+	})
+	// With room again, and alone, it works as before.
+	g.stop("roomy", g.nodes["roomy"])
+	delete(g.nodes, "roomy")
+	if err := os.Remove(filepath.Join(inside, "ballast")); err != nil {
+		t.Fatal(err)
+	}
+	id = g.submit("echo", input)
+	if job := g.wait(id, 2*time.Minute); job.State != client.StateComplete {
+		t.Fatalf("with room again the job ended as %s: %s", job.State, job.Error)
+	}
+	if got := g.result(id); got != string(want) {
+		t.Errorf("the result has %d bytes and differs from the %d sent", len(got), len(want))
+	}
+}
+
 func TestHub_WithAFullDiskSaysSoAndLosesNothing(t *testing.T) {
 	t.Parallel()
 	g := newGrid(t)
@@ -160,7 +279,7 @@ func TestHub_WithAFullDiskSaysSoAndLosesNothing(t *testing.T) {
 	g.flags = []string{"--min-free", "4611686018427387904"}
 	g.startHub()
 	other, _ := g.large("other.bin", 1<<20)
-	g.refused([]string{"disk", "free"}, "spare", "run", other, "--template", "echo", "-o", t.TempDir())
+	g.refused([]string{"disk is full", "free space on it or delete old jobs"}, "spare", "run", other, "--template", "echo", "-o", t.TempDir())
 	g.until(30*time.Second, "the node has a result it cannot deliver", func() bool {
 		found, err := filepath.Glob(filepath.Join(g.path("a"), "hubs", "*", "results", "*"))
 		return err == nil && len(found) > 0

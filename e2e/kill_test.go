@@ -126,9 +126,9 @@ func TestNode_KilledItsChunkFinishesElsewhere(t *testing.T) {
 	input, want := numbers(8)
 	id := g.submit("slow", g.file("in.txt", input), linesOf(1)...)
 	victim := g.busyNode(id)
+	killed := time.Now()
 	g.nodes[victim].kill()
 	delete(g.nodes, victim)
-	killed := time.Now()
 	job := g.wait(id, 2*time.Minute)
 	if job.State != client.StateComplete {
 		t.Fatalf("job ended as %s: %s", job.State, job.Error)
@@ -145,13 +145,122 @@ func TestNode_KilledItsChunkFinishesElsewhere(t *testing.T) {
 	for _, a := range attempts {
 		if a.Outcome == spare.Lost {
 			lost++
-			// How soon is the scheduler's promise, tested on its own clock; here it is only told.
-			t.Logf("attempt %s of the dead node was given up %v after its death", a.ID, a.Ended.Sub(killed))
+			if after := a.Ended.Sub(killed); after >= silence {
+				t.Errorf("attempt %s of the dead node was queued again %v after its death, want less than %v", a.ID, after, silence)
+			}
 		}
 	}
 	if lost == 0 {
 		t.Error("no attempt was lost although its node was killed")
 	}
+}
+
+// silence is how soon a silent node's work is queued again.
+const silence = 10 * time.Second
+
+// heavy is an App whose chunks take a while to fetch, to run and to bring back.
+const heavy = `
+import os, time
+with open(os.environ["TASK_DIR"] + "/data.bin", "rb") as f:
+    data = f.read()
+time.sleep(%s)
+with open(os.environ["TASK_RESULTS_DIR"] + "/out.bin", "wb") as f:
+    f.write(data)
+`
+
+// heavyLines is an input of n lines of so many random hex digits.
+func heavyLines(n, digits int) string {
+	var b strings.Builder
+	for range n {
+		for b.Len()%(digits+1) < digits {
+			fmt.Fprintf(&b, "%016x", rand.Uint64())
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func TestNode_KilledAgainAndAgainAtAnyMomentTheJobIsWhole(t *testing.T) {
+	t.Parallel()
+	g := newGrid(t)
+	g.app("heavy", "lines", "concat", fmt.Sprintf(heavy, "1"))
+	g.addNodes("a", "b")
+	const chunks, kills = 32, 3
+	input := heavyLines(chunks, 256<<10)
+	id := g.submit("heavy", g.file("in.txt", input), linesOf(1)...)
+	for kill := range kills {
+		victim := g.busyNode(id)
+		// What it is at by then, fetching, running, bringing back or reporting, is chance.
+		select {
+		case <-time.After(time.Duration(rand.Int64N(int64(800 * time.Millisecond)))):
+		case <-t.Context().Done():
+		}
+		killed := time.Now()
+		g.nodes[victim].kill()
+		node := g.nodeID(victim)
+		g.until(silence+20*time.Second, "the dead node's work is queued again", func() bool {
+			attempts, err := g.client().Attempts(t.Context(), id)
+			if err != nil {
+				return false
+			}
+			for _, a := range attempts {
+				switch {
+				case a.Node != node:
+				case a.Ended == nil:
+					return false
+				case a.Outcome == spare.Lost && a.Granted.Before(killed) && a.Ended.After(killed):
+					after := a.Ended.Sub(killed)
+					t.Logf("kill %d: attempt %s was queued again %v after", kill, a.ID, after)
+					if after >= silence {
+						t.Errorf("kill %d: attempt %s was queued again %v after its node's death, want less than %v", kill, a.ID, after, silence)
+					}
+				}
+			}
+			return true
+		})
+		g.run(victim)
+	}
+	g.comesBackWhole(id, 3*time.Minute, input, chunks)
+}
+
+// comesBackWhole waits for a job that gives its input back, each chunk done once.
+func (g *grid) comesBackWhole(id string, within time.Duration, input string, chunks int) {
+	g.t.Helper()
+	if job := g.wait(id, within); job.State != client.StateComplete {
+		g.t.Fatalf("job ended as %s: %s", job.State, job.Error)
+	}
+	if got := g.result(id); got != input {
+		g.t.Errorf("the result has %d bytes and differs from the %d sent", len(got), len(input))
+	}
+	attempts, err := g.client().Attempts(g.t.Context(), id)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	checkOnce(g.t, attempts, chunks)
+}
+
+func TestHub_KilledWhileItCutsAndWhileItJoinsLosesNothing(t *testing.T) {
+	t.Parallel()
+	g := newGrid(t)
+	g.app("heavy", "lines", "concat", fmt.Sprintf(heavy, "0"))
+	g.addNodes("a")
+	const chunks = 12
+	input := heavyLines(chunks, 1<<20)
+	id := g.submit("heavy", g.file("in.txt", input), linesOf(1)...)
+	hit := map[string]int{}
+	for _, stage := range []string{client.StatePartitioning, client.StatePartitioning, client.StateAssembling, client.StateAssembling} {
+		g.until(2*time.Minute, "the job is "+stage+" or past it", func() bool {
+			job, err := g.client().Job(t.Context(), id)
+			if err == nil && job.State == stage {
+				hit[stage]++
+			}
+			past := stage == client.StatePartitioning && job.State != client.StateNew
+			return err == nil && (job.State == stage || past || client.Final(job.State))
+		})
+		g.restartHub()
+	}
+	t.Logf("killed at %v", hit)
+	g.comesBackWhole(id, 2*time.Minute, input, chunks)
 }
 
 func TestNode_AloneKilledAndStartedAgainFinishesItsChunk(t *testing.T) {
@@ -190,6 +299,9 @@ sys.exit("the flux capacitor is missing")
 		if !strings.Contains(job.Error, want) {
 			t.Errorf("the job's error %q does not say %q", job.Error, want)
 		}
+	}
+	if out := g.must("spare", "job", "logs", id); !strings.Contains(out, "chunk 0 try 1 | reading the input\n") || !strings.Contains(out, "chunk 0 try 1 | the flux capacitor is missing\n") {
+		t.Errorf("spare job logs printed:\n%s", out)
 	}
 }
 

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -159,7 +160,9 @@ func TestPublisher_OthersSignTheirAppsToo(t *testing.T) {
 	// A revision that replaces another ends it; one that keeps it does not.
 	write(says("ann's second"))
 	g.refused([]string{"bundle"}, "spare", "app", "sign", dir, "--publisher-key", ann)
-	g.must("spare", "app", "push", dir, "--sign", "--keep-older", "--publisher-key", ann)
+	g.refused([]string{"--keep-older", "later"}, "spare", "app", "push", dir, "--sign", "--keep-older", "9007199254740991", "--publisher-key", ann)
+	ran := g.guests("v")
+	g.must("spare", "app", "push", dir, "--sign", "--keep-older", fmt.Sprint(ran[len(ran)-1].Signed), "--publisher-key", ann)
 	g.runs("anns", "ann's second")
 	g.refused([]string{"higher"}, "spare", "app", "push", dir, "--sign", "--signed-revision", "7", "--publisher-key", ann)
 

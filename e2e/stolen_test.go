@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ func (g *grid) signedApp(name, key, code string, more ...string) {
 	for file, text := range map[string]string{
 		"app/main.py":   code,
 		"app/tool.py":   says("a file that is no entrypoint"),
-		"manifest.json": fmt.Sprintf(`{"name":%q,"version":"1.0","platform":"python","entrypoint":"main.py"}`, name),
+		"manifest.json": fmt.Sprintf(`{"name":%q,"version":"1.0","platform":"python","entrypoint":"main.py","device_requirements":{"min_cpu":1}}`, name),
 		"template.json": fmt.Sprintf(`{"id":%q,"app":%q,"partitioner":"passthrough","assembler":"passthrough",
 			"scheduling_strategy_config":{"pool":"volunteers"},"config":{"maxTaskRetries":1}}`, name, name+"@1.0"),
 	} {
@@ -128,6 +129,51 @@ func (d *drill) attack(t *testing.T, why error, bad spare.App) {
 	last := entries[len(entries)-1]
 	if last.Event != guestbook.Refused || !strings.Contains(last.Message, why.Error()) || last.Bundle != bad.Bundle {
 		t.Errorf("the guest book's last entry is %+v; want the refusal", last)
+	}
+}
+
+// forgery is what the thief makes of an App in a job that is planned already: the hub's own
+// ways would not plan it so.
+type forgery struct {
+	name   string
+	why    error
+	change func(a *spare.App)
+}
+
+// restart has the volunteer's node begin anew among forged jobs, and wants each refused
+// for its reason and written down.
+func (d *drill) restart(t *testing.T, all []forgery) {
+	t.Helper()
+	defer d.in(t)()
+	d.stop("volunteer", d.nodes["volunteer"])
+	d.put(d.good)
+	ids := make([]string, len(all))
+	for i, f := range all {
+		ids[i] = d.submit(d.good.Name, d.file("in.txt", "x"))
+		d.until(time.Minute, "the job waits for a node", func() bool {
+			job, err := d.client().Job(t.Context(), ids[i])
+			return err == nil && job.State == client.StateRunning
+		})
+		_, err := d.db.UpdateJob(t.Context(), spare.JobID(ids[i]), func(j *spare.Job) error { f.change(&j.Plan.App); return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.run("volunteer")
+	for i, f := range all {
+		job := d.wait(ids[i], time.Minute)
+		if job.State != client.StateFailed || !strings.Contains(job.Error, f.why.Error()) {
+			t.Errorf("%s: the job is %s: %s; want it refused because %v", f.name, job.State, job.Error, f.why)
+		}
+		refused := func(g guestbook.Entry) bool {
+			return g.Event == guestbook.Refused && strings.HasPrefix(string(g.Attempt), ids[i]) && strings.Contains(g.Message, f.why.Error())
+		}
+		if !slices.ContainsFunc(d.guests("volunteer"), refused) {
+			t.Errorf("%s: the guest book does not tell of it", f.name)
+		}
+	}
+	if n := count(d.guests("volunteer"), guestbook.Began); n != d.ran {
+		t.Errorf("something ran: %d attempts in the guest book, want %d", n, d.ran)
 	}
 }
 
@@ -281,11 +327,25 @@ func TestStolenHub_CannotMakeAVolunteersNodeRunNewCode(t *testing.T) {
 		}
 		return next
 	}
-	for _, c := range []struct {
-		name   string
-		why    error
-		change func(a *spare.App)
-	}{
+	t.Run("node that starts anew", func(t *testing.T) {
+		boxed := d.good
+		boxed.Environment = spare.Environment{Platform: spare.PlatformContainer, Image: "lab.example/box@sha256:" + string(spare.Sum([]byte("good")))}
+		boxed = signedBy(owners, boxed)
+		d.restart(t, []forgery{
+			{"network, with the config that was signed", publisher.ErrMixed, func(a *spare.App) { a.Environment.Outbound = true }},
+			{"other runtime", publisher.ErrMixed, func(a *spare.App) { a.Environment.Runtime = "wasm" }},
+			{"GPU, with the environment that was signed", publisher.ErrMixed, func(a *spare.App) { a.Needs.GPU = []string{"RTX 4090"} }},
+			{"without its requirements", publisher.ErrMixed, func(a *spare.App) { a.Needs = spare.Requirements{} }},
+			{"other image", publisher.ErrMixed, func(a *spare.App) {
+				*a = boxed
+				a.Environment.Image = "lab.example/box@sha256:" + string(spare.Sum([]byte("evil")))
+			}},
+			{"other bundle", publisher.ErrMixed, func(a *spare.App) { *a = withEvil(*a) }},
+			{"without its signature", publisher.ErrUnsigned, func(a *spare.App) { a.Signed = nil }},
+			{"older revision", publisher.ErrRolledBack, func(a *spare.App) { *a = first }},
+		})
+	})
+	for _, c := range []forgery{
 		{"App without a signature", publisher.ErrUnsigned, func(a *spare.App) { *a = withEvil(*a); a.Signed = nil }},
 		{"good App without its signature", publisher.ErrUnsigned, func(a *spare.App) { a.Signed = nil }},
 		{"other bundle under the good signature", publisher.ErrMixed, func(a *spare.App) { *a = withEvil(*a) }},

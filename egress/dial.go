@@ -130,6 +130,35 @@ func (p *Proxy) resolve(ctx context.Context, host string) ([]netip.Addr, error) 
 	return open, nil
 }
 
+// CheckHost is the rule for a host that somebody else's proxy is going to look up: what can
+// be told from its name. Numbers that are no address here ("127.1", "0x7f.1") are one to
+// others.
+func (r Rule) CheckHost(host string) error {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return r.Check(a)
+	}
+	host = strings.TrimSuffix(host, ".")
+	switch last := host[strings.LastIndexByte(host, '.')+1:]; {
+	case !isName(host):
+		return &refusal{fmt.Sprintf("%.80q is no host", host)}
+	case isNumber(last):
+		return &refusal{fmt.Sprintf("%.80q may mean an address that is not written in full", host)}
+	case len(r.Allow) == 0 && isLocalName(host):
+		return &refusal{fmt.Sprintf("%.80q is a name of this machine's own network", host)}
+	}
+	return nil
+}
+
+// isNumber reports whether a part of a name makes it an address in the eyes of a browser.
+func isNumber(s string) bool {
+	digits := strings.TrimPrefix(strings.ToLower(s), "0x")
+	set := "0123456789"
+	if len(digits) < len(s) {
+		set += "abcdef"
+	}
+	return s != "" && strings.Trim(digits, set) == ""
+}
+
 // isName reports whether a text can be a host's name, which is all that may go to the
 // system's resolver.
 func isName(s string) bool {

@@ -113,14 +113,16 @@ func Open(ctx context.Context, opt Options) (_ *Hub, err error) {
 		}
 	}()
 	if err := os.MkdirAll(h.opt.Data, 0o700); err != nil {
-		return nil, fmt.Errorf("make the data folder: %w", err)
+		return nil, fmt.Errorf("make the data folder: %w; choose another with --data", err)
 	}
 	if err := h.takeFolder(); err != nil {
 		return nil, err
 	}
-	if h.store, err = sqlite.Open(ctx, filepath.Join(h.opt.Data, "hub.db"), sqlite.Options{}); err != nil {
+	ledger, err := sqlite.Open(ctx, filepath.Join(h.opt.Data, "hub.db"), sqlite.Options{})
+	if err != nil {
 		return nil, explainStore(h.opt.Data, err)
 	}
+	h.store = ledger // only now: a nil *sqlite.Store in it would look like one to close
 	if h.blobs, err = blob.OpenDisk(filepath.Join(h.opt.Data, "blobs"), h.opt.MinFree); err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spare-compute/spare/disk"
 	"github.com/spare-compute/spare/publisher"
 )
 
@@ -78,19 +79,7 @@ func (p Publishers) write(data string) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(data, publishersFile)
-	f, err := os.CreateTemp(data, ".publishers-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(raw, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return disk.Replace(filepath.Join(data, publishersFile), append(raw, '\n'))
 }
 
 // own is the position of the operator's publisher, or -1.
@@ -141,6 +130,9 @@ func (h *Hub) publisherKey() (*publisher.Key, error) {
 		h.keyHere = true
 		h.opt.Log.Info("the publisher key, with which anything can be made to run on volunteers' nodes, lies on this hub; take it off with \"spare-hub publisher export\"",
 			"publisher", key.ID().Short(), "file", h.folder(publisherKeyFile))
+		if key.Exposed() {
+			h.opt.Log.Warn("everybody on this machine may read the publisher key: the data folder's file system keeps no modes", "file", h.folder(publisherKeyFile))
+		}
 	}
 	return key, err
 }
@@ -176,8 +168,7 @@ func ExportPublisher(data, file string, remove bool) (publisher.ID, error) {
 	}
 	err = key.Save(file)
 	if errors.Is(err, fs.ErrExist) {
-		have, readErr := publisher.ReadKey(file)
-		if readErr != nil || have.ID() != key.ID() {
+		if same, readErr := key.SavedAs(file); readErr != nil || !same {
 			return "", fmt.Errorf("%s exists and is not this key; name a new file", file)
 		}
 		err = nil // exported before
@@ -185,8 +176,8 @@ func ExportPublisher(data, file string, remove bool) (publisher.ID, error) {
 	if err != nil {
 		return "", err
 	}
-	copied, err := publisher.ReadKey(file)
-	if err != nil || copied.ID() != key.ID() {
+	// What it holds is looked at, and not its mode: on a stick there is none to set.
+	if same, err := key.SavedAs(file); err != nil || !same {
 		return "", errors.Join(fmt.Errorf("the key in %s is not the one that was written; the hub keeps its own", file), err)
 	}
 	if !remove {
@@ -272,7 +263,7 @@ func RotatePublisher(data, file, newFile string) (old, next publisher.ID, err er
 		return "", "", fmt.Errorf("note the new key: %w", err)
 	}
 	if here {
-		if err := os.Rename(newFile, file); err != nil {
+		if err := disk.Move(newFile, file); err != nil {
 			return "", "", fmt.Errorf("put the new key %s in place of %s: %w", newFile, file, err)
 		}
 	}
@@ -296,7 +287,7 @@ func finishRotation(data string, known Publishers) error {
 	if own := known.own(); own < 0 || known.Known[own].Public.ID() != key.ID() {
 		return nil // interrupted before anybody knew of it
 	}
-	if err := os.Rename(path+newSuffix, path); err != nil {
+	if err := disk.Move(path+newSuffix, path); err != nil {
 		return fmt.Errorf("put the new publisher key in place: %w", err)
 	}
 	return nil

@@ -94,6 +94,21 @@ func TestPublisher_ExportTakesThePrivateHalfAway(t *testing.T) {
 	}
 }
 
+// On a stick every file shows one mode, which others may read by. The copy there is good.
+func TestPublisher_ExportToAStickWithoutModes(t *testing.T) {
+	data, key := started(t)
+	file := filepath.Join(t.TempDir(), "publisher.key")
+	if err := errors.Join(key.Save(file), os.Chmod(file, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := ExportPublisher(data, file, true); err != nil || id != key.ID() {
+		t.Fatalf("%v, %v", id, err)
+	}
+	if _, gone := reopen(t, data); gone != nil {
+		t.Error("the key is still there")
+	}
+}
+
 func TestPublisher_ExportOverwritesNothing(t *testing.T) {
 	data, _ := started(t)
 	if _, err := ExportPublisher(data, filepath.Join(data, "copy"), true); err == nil || !strings.Contains(err.Error(), "outside") {

@@ -52,7 +52,7 @@ func fromPath(ctx context.Context, name, work string) (*Content, error) {
 	case info.IsDir():
 		return fromFolder(ctx, name, work)
 	}
-	s, err := openArchive(name, work)
+	s, err := openArchive(ctx, name, work)
 	switch {
 	case err != nil:
 		return nil, err
@@ -106,28 +106,36 @@ func (s *shelf) read(name string) ([]byte, error) {
 	return f.document()
 }
 
+// inflate decompresses an archive, under the limits for a layer.
+func inflate(ctx context.Context, w io.Writer, r io.Reader) error {
+	u := &unpacker{ctx: ctx, lim: Limits{}.withDefaults()}
+	plain, stop, err := decompress(counted{u, r})
+	if err != nil {
+		return err
+	}
+	defer stop()
+	_, err = io.CopyBuffer(w, &plainTar{u: u, r: plain}, make([]byte, copyBuffer))
+	return err
+}
+
 // openArchive notes where in a tar its files lie. One that is compressed is written out
 // first.
-func openArchive(name, work string) (*shelf, error) {
+func openArchive(ctx context.Context, name, work string) (*shelf, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }()
+	source := f
+	defer func() { _ = source.Close() }()
 	first := make([]byte, 4)
 	_, _ = f.ReadAt(first, 0)
 	if bytes.HasPrefix(first, []byte("\x1f\x8b")) || bytes.HasPrefix(first, []byte("\x28\xb5\x2f\xfd")) {
-		plain, stop, err := decompress(f)
-		if err != nil {
-			return nil, err
-		}
-		defer stop()
 		out, err := os.Create(filepath.Join(work, "plain.tar"))
 		if err != nil {
 			return nil, err
 		}
 		defer func() { _ = out.Close() }()
-		if _, err := io.CopyBuffer(out, plain, make([]byte, copyBuffer)); err != nil {
+		if err := inflate(ctx, out, f); err != nil {
 			return nil, err
 		}
 		f = out

@@ -48,9 +48,7 @@ func FromSource(ctx context.Context, d spare.Digest, from Source, only ...string
 		if !config {
 			return from.Manifest(ctx, d)
 		}
-		var b bounded
-		err := from.Blob(ctx, Blob{Digest: d, Size: -1}, 0, &b)
-		return b.bytes, err
+		return configuration(ctx, Blob{Digest: d, Size: -1}, from)
 	}
 	p, err := Parts(d, get, only...)
 	if err != nil {

@@ -67,6 +67,26 @@ func (s *Store) document(ctx context.Context, d spare.Digest, get func() ([]byte
 	return raw, diskError(s.dir, writeWhole(s.path(tmp), s.path(blobs, string(d)), raw))
 }
 
+// configuration fetches one, and once more if it is not what was asked for: a mirror may
+// lie, or have broken off.
+func configuration(ctx context.Context, b Blob, from Source) ([]byte, error) {
+	for try := 0; ; try++ {
+		var raw bounded
+		err := from.Blob(ctx, b, 0, &raw)
+		if err != nil || spare.Sum(raw.bytes) == b.Digest || try > 0 {
+			return raw.bytes, err // who called checks the digest
+		}
+		distrust(from)
+	}
+}
+
+// distrust lets a source do without its mirrors.
+func distrust(from Source) {
+	if d, ok := from.(interface{ distrust() }); ok {
+		d.distrust()
+	}
+}
+
 // readSmall reads a file that should be a document.
 func readSmall(path string) ([]byte, error) {
 	f, err := os.Open(path)
@@ -89,9 +109,7 @@ func (s *Store) blob(ctx context.Context, b Blob, what string, from Source) erro
 	if errors.Is(err, ErrCorrupt) && ctx.Err() == nil {
 		// What lay there from an earlier try may have been damaged, or a mirror is: once
 		// more from the start.
-		if d, ok := from.(interface{ distrust() }); ok {
-			d.distrust()
-		}
+		distrust(from)
 		err = s.download(ctx, b, what, from)
 	}
 	return err
@@ -160,15 +178,19 @@ func (s *Store) download(ctx context.Context, b Blob, what string, from Source) 
 		_ = os.Remove(path)
 		return fmt.Errorf("%s: %w: it has the digest %s and should have %s", what, ErrCorrupt, got.Short(), b.Digest.Short())
 	}
-	if err := errors.Join(f.Sync(), f.Close(), os.Rename(path, s.path(blobs, string(b.Digest)))); err != nil {
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return diskError(s.dir, err)
+	}
+	if err := os.Rename(path, s.path(blobs, string(b.Digest))); err != nil {
 		return diskError(s.dir, err)
 	}
 	s.setChecked(blobs + "/" + string(b.Digest))
 	return nil
 }
 
-// complete asks for the rest until it is there, as long as anything comes.
+// complete asks for the rest until it is there, as long as enough of it comes.
 func (s *Store) complete(ctx context.Context, w *partial, b Blob, from Source) error {
+	began := time.Now()
 	for try := 0; w.offset < b.Size; try++ {
 		before := w.offset
 		err := from.Blob(ctx, b, w.offset, w)
@@ -185,9 +207,11 @@ func (s *Store) complete(ctx context.Context, w *partial, b Blob, from Source) e
 		if errors.Is(err, ErrCorrupt) || lasting(err) {
 			return err
 		}
-		if w.offset > before {
+		// A source that gives a byte and breaks off, again and again, gives nothing.
+		if n := w.offset - before; n > 0 && float64(n) >= leastRate*time.Since(began).Seconds() {
 			try = 0
 		}
+		began = time.Now()
 		if try+1 >= tries {
 			return fmt.Errorf("%w; %d of %d bytes are kept for the next try", err, w.offset, b.Size)
 		}

@@ -126,12 +126,14 @@ func refuse(format string, args ...any) *Refused {
 type Limits struct {
 	Bytes   int64 // of all its files, layers counted each; default 64 GiB
 	Entries int   // files, folders and links, layers counted each; default 300 000
+	Names   int   // bytes of all names and links' targets, layers counted each; default 64 MiB
 	Ratio   int64 // unpacked bytes for each packed one, past the first 64 MiB; default 2000
 }
 
 const (
 	defaultBytes   = 64 << 30
 	defaultEntries = 300_000
+	defaultNames   = 64 << 20 // records are in memory; real images stay below a third of it
 	defaultRatio   = 2000     // gzip reaches 1030
 	ratioFree      = 64 << 20 // bytes before the ratio is looked at
 	maxLayers      = 127      // as many as engines take
@@ -145,6 +147,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.Entries == 0 {
 		l.Entries = defaultEntries
+	}
+	if l.Names == 0 {
+		l.Names = defaultNames
 	}
 	if l.Ratio == 0 {
 		l.Ratio = defaultRatio

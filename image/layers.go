@@ -33,13 +33,7 @@ func (s *Store) unpackAll(ctx context.Context, ref Ref, p plan, from Source) (*P
 	if err != nil {
 		return nil, err
 	}
-	recs := make([]record, len(p.layers))
-	for i, d := range p.diffIDs {
-		if recs[i], err = readRecord(s.rec(layers, d)); err != nil {
-			return nil, err
-		}
-	}
-	tree, err := join(recs, s.opt.Limits)
+	tree, err := join(len(p.layers), func(i int) (record, error) { return readRecord(s.rec(layers, p.diffIDs[i])) }, s.opt.Limits)
 	if err != nil {
 		return nil, err
 	}
@@ -128,14 +122,33 @@ func (s *Store) unpackLayer(ctx context.Context, b Blob, id spare.Digest, what s
 	if rec.ID != id {
 		return fmt.Errorf("%w: uncompressed it has the digest %s and should have %s", ErrCorrupt, rec.ID.Short(), id.Short())
 	}
-	if err := errors.Join(os.Chmod(dir, 0o755), flush(dir), os.Rename(dir, s.path(layers, string(id)))); err != nil {
+	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
-	if err := writeRecord(s.path(tmp), s.rec(layers, id), rec); err != nil {
+	if err := flush(dir); err != nil { // a full disk may say so only now
+		return err
+	}
+	if err := s.install(dir, layers, id, rec); err != nil {
 		return err
 	}
 	s.setChecked(layers + "/" + string(id))
 	s.dropBlob(b.Digest)
+	return nil
+}
+
+// install moves a folder that is whole from tmp to where it belongs, and writes its
+// record. If that fails, a folder without a record must not be in the next try's way.
+func (s *Store) install(dir, in string, id spare.Digest, rec record) error {
+	to := s.path(in, string(id))
+	if err := os.RemoveAll(to); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, to); err != nil {
+		return err
+	}
+	if err := writeRecord(s.path(tmp), s.rec(in, id), rec); err != nil {
+		return errors.Join(err, os.RemoveAll(to))
+	}
 	return nil
 }
 
@@ -163,25 +176,26 @@ func (s *Store) makeTree(p plan, tree *node) error {
 	id := p.config.Digest
 	dir := path.Join(tmp, "tree-"+string(id))
 	defer func() { _ = s.root.RemoveAll(dir) }()
-	if err := errors.Join(s.root.RemoveAll(dir), s.root.Mkdir(dir, 0o755), s.root.Chmod(dir, 0o755)); err != nil {
+	if err := s.root.RemoveAll(dir); err != nil {
 		return err
 	}
-	entries, bytes, err := s.build(tree, p.diffIDs, dir)
+	if err := s.root.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	if err := s.root.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	m := &meter{what: "the image", most: s.opt.Limits.Bytes, reserve: func(n int64) error { return s.reserve(n, "its folder") }}
+	defer func() { s.settle(m.granted) }()
+	entries, err := s.build(tree, p.diffIDs, dir, m)
 	if err != nil {
 		return err
 	}
-	if err := s.reserve(bytes, "its folder"); err != nil {
-		return err
-	}
-	defer s.settle(bytes)
-	if err := s.root.Rename(dir, path.Join(trees, string(id))); err != nil {
-		return err
-	}
 	rec := record{head: head{
-		ID: id, Refs: s.refs(p.docs, nil), Env: p.env, Bytes: bytes,
+		ID: id, Refs: s.refs(p.docs, nil), Env: p.env, Bytes: m.bytes,
 		Layers: slices.Compact(slices.Sorted(slices.Values(p.diffIDs))),
 	}, entries: entries}
-	if err := writeRecord(s.path(tmp), s.rec(trees, id), rec); err != nil {
+	if err := s.install(s.path(dir), trees, id, rec); err != nil {
 		return err
 	}
 	s.setChecked(trees + "/" + string(id))

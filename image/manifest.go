@@ -136,13 +136,17 @@ func firstOf(a, b string) string {
 	return b
 }
 
+// maxBlob is more bytes than any part of an image has. It keeps sums over all parts of an
+// index of indexes below what 63 bits hold.
+const maxBlob = 1 << 44
+
 // blob checks a descriptor.
 func (d descriptor) blob() (Blob, error) {
 	digest, err := parseDigest(d.Digest)
 	if err != nil {
 		return Blob{}, err
 	}
-	if d.Size < 0 {
+	if d.Size < 0 || d.Size > maxBlob {
 		return Blob{}, refuse("its part %s has %d bytes, it says", digest.Short(), d.Size)
 	}
 	return Blob{Digest: digest, Size: d.Size}, nil

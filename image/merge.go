@@ -1,11 +1,22 @@
 package image
 
 // join lays layers over each other, the lowest first, and gives the tree that a program
-// sees. It is pure: what layers hold comes from their records.
-func join(layers []record, lim Limits) (*node, error) {
+// sees. What layers hold comes from their records, which are read one by one: of what
+// breaks the limits not much more than the limits is ever in memory.
+func join(layers int, read func(layer int) (record, error), lim Limits) (*node, error) {
 	root := newTree()
-	count := 0
-	for i, l := range layers {
+	count, words := 0, 0
+	for i := range layers {
+		l, err := read(i)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range l.entries {
+			words += len(e.name) + len(e.to)
+		}
+		if words > lim.Names {
+			return nil, refuse("its layers' names and links have more than %d KiB", lim.Names>>10)
+		}
 		for _, e := range l.entries {
 			switch e.kind {
 			case whiteout:

@@ -30,6 +30,9 @@ func (s *Store) pack(ctx context.Context, ref Ref, p plan, from Source) (*Pin, e
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
+	if err := s.opt.Limits.check(packed); err != nil {
+		return nil, err
+	}
 	id := p.config.Digest
 	rec := record{head: head{ID: id, Refs: s.refs(p.docs, nil), Env: p.env, Packed: packed, Config: id}}
 	if err := writeRecord(s.path(tmp), s.rec(packeds, id), rec); err != nil {
@@ -40,6 +43,28 @@ func (s *Store) pack(ctx context.Context, ref Ref, p plan, from Source) (*Pin, e
 		s.dropBlob(d)
 	}
 	return s.keep(ref, Packed, id)
+}
+
+// check holds an image's layers against the limits together: engines keep each layer by
+// itself, whatever others replace of it.
+func (lim Limits) check(packed []packedLayer) error {
+	var bytes int64
+	var entries, words int
+	for _, l := range packed {
+		if l.bytes > lim.Bytes-bytes {
+			return refuse("its layers unpack to more than %d MiB", lim.Bytes>>20)
+		}
+		bytes += l.bytes
+		entries += l.entries
+		words += l.words
+	}
+	switch {
+	case entries > lim.Entries:
+		return refuse("its layers hold more than %d files", lim.Entries)
+	case words > lim.Names:
+		return refuse("its layers' names and links have more than %d KiB", lim.Names>>10)
+	}
+	return nil
 }
 
 // packLayer has one blob in place and checks what is in it: the engine shall not be the
@@ -62,14 +87,19 @@ func (s *Store) packLayer(ctx context.Context, p plan, i int, from Source) (pack
 	return l, nil
 }
 
-// inspect reads a layer through without unpacking it, under the rules of unpacking.
+// inspect reads a layer through without unpacking it, and refuses what unpacking would, as
+// far as that can be told without laying it out.
 func (s *Store) inspect(ctx context.Context, b Blob, id spare.Digest) (packedLayer, error) {
 	f, err := os.Open(s.path(blobs, string(b.Digest)))
 	if err != nil {
 		return packedLayer{}, err
 	}
 	defer func() { _ = f.Close() }()
-	u := &unpacker{ctx: ctx, lim: s.opt.Limits, buf: make([]byte, copyBuffer)}
+	u := &unpacker{
+		ctx: ctx, lim: s.opt.Limits, buf: make([]byte, copyBuffer),
+		meter: meter{what: "a layer", most: s.opt.Limits.Bytes, reserve: func(int64) error { return nil }},
+	}
+	folders := map[string]bool{}
 	plain, stop, err := decompress(counted{u, f})
 	if err != nil {
 		return packedLayer{}, err
@@ -80,10 +110,13 @@ func (s *Store) inspect(ctx context.Context, b Blob, id spare.Digest) (packedLay
 	for err == nil {
 		var h *tar.Header
 		if h, err = t.Next(); err == nil {
-			err = u.look(h)
+			err = u.look(h, folders)
 		}
 	}
 	if err == io.EOF {
+		err = u.bomb(u.bytes)
+	}
+	if err == nil {
 		_, err = io.CopyBuffer(io.Discard, whole, u.buf)
 	}
 	if err != nil {
@@ -92,27 +125,76 @@ func (s *Store) inspect(ctx context.Context, b Blob, id spare.Digest) (packedLay
 	if got := digestOf(whole.sum.Sum(nil)); got != id {
 		return packedLayer{}, fmt.Errorf("%w: uncompressed it has the digest %s and should have %s", ErrCorrupt, got.Short(), id.Short())
 	}
-	return packedLayer{Blob: b.Digest, DiffID: id, Plain: u.plain}, nil
+	return packedLayer{Blob: b.Digest, DiffID: id, Plain: u.plain, bytes: u.bytes, entries: u.entries, words: u.words}, nil
 }
 
-// look refuses names that lead elsewhere, for engines too.
-func (u *unpacker) look(h *tar.Header) error {
-	if u.entries++; u.entries > u.lim.Entries {
-		return refuse("a layer holds more than %d files", u.lim.Entries)
+// look refuses names that lead elsewhere and more than the limits allow, for engines too.
+// folders are those seen so far: an engine makes those above a name by itself.
+func (u *unpacker) look(h *tar.Header, folders map[string]bool) error {
+	// What the entry before claims to hold has been read by now, as far as it is there.
+	if err := u.bomb(u.bytes); err != nil {
+		return err
 	}
 	name, err := clean(h.Name)
 	if errors.Is(err, errRoot) {
-		return nil
+		return u.count(h.Name)
 	}
-	if err == nil {
-		_, _, _, err = mark(name)
+	if err != nil {
+		return err
 	}
-	if err == nil && h.Typeflag == tar.TypeLink {
-		if _, bad := clean(h.Linkname); bad != nil {
-			err = &Refused{Name: name, Reason: fmt.Sprintf("is a hard link to %.200q, which is no file of an image", h.Linkname)}
+	_, is, skip, err := mark(name)
+	if err != nil || is || skip {
+		return errors.Join(err, u.count(name))
+	}
+	switch h.Typeflag {
+	case tar.TypeDir:
+		return u.lookFolders(name, folders)
+	case tar.TypeReg, tar.TypeGNUSparse:
+		if h.Size > u.lim.Bytes { // before it is rounded up
+			return refuse("a layer unpacks to more than %d MiB", u.lim.Bytes>>20)
 		}
+		if err := u.take(max(block, roundUp(h.Size))); err != nil {
+			return err
+		}
+	case tar.TypeSymlink:
+		if err := errors.Join(u.say(h.Linkname), u.take(block)); err != nil {
+			return err
+		}
+	case tar.TypeLink:
+		if _, bad := clean(h.Linkname); bad != nil {
+			return &Refused{Name: name, Reason: fmt.Sprintf("is a hard link to %.200q, which is no file of an image", h.Linkname)}
+		}
+	case tar.TypeFifo:
+	case tar.TypeXGlobalHeader:
+		return u.count(name)
+	case tar.TypeChar, tar.TypeBlock:
+		// Left out where images are unpacked here; an engine would make it.
+		return &Refused{Name: name, Reason: "is a device"}
+	default:
+		return &Refused{Name: h.Name, Reason: fmt.Sprintf("is of the unknown kind %q", h.Typeflag)}
 	}
-	return err
+	dir, _ := split(name)
+	return errors.Join(u.count(name), u.lookFolders(dir, folders))
+}
+
+// count counts an entry.
+func (u *unpacker) count(name string) error {
+	if u.entries++; u.entries > u.lim.Entries {
+		return refuse("a layer holds more than %d files", u.lim.Entries)
+	}
+	return u.say(name)
+}
+
+// lookFolders counts a folder and those above it, each once.
+func (u *unpacker) lookFolders(name string, folders map[string]bool) error {
+	for name != "" && !folders[name] {
+		if err := errors.Join(u.count(name), u.take(block)); err != nil {
+			return err
+		}
+		folders[name] = true
+		name, _ = split(name)
+	}
+	return nil
 }
 
 // wholePacked reads all blobs of a packed image through.

@@ -55,11 +55,7 @@ func (s *Store) plan(ctx context.Context, d spare.Digest, from Source) (p plan, 
 	if p.config, p.layers, err = doc.parts(); err != nil {
 		return p, err
 	}
-	raw, err := s.document(ctx, p.config.Digest, func() ([]byte, error) {
-		var b bounded
-		err := from.Blob(ctx, p.config, 0, &b)
-		return b.bytes, err
-	})
+	raw, err := s.document(ctx, p.config.Digest, func() ([]byte, error) { return configuration(ctx, p.config, from) })
 	if err != nil {
 		return p, err
 	}

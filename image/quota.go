@@ -32,6 +32,35 @@ func (s *Store) reserve(bytes int64, what string) error {
 	return nil
 }
 
+// meter counts bytes that go to the disk, and has room made before they do.
+type meter struct {
+	what    string // "a layer": what unpacks to too much
+	most    int64
+	step    int64 // how many bytes are asked for at a time, if there is room
+	reserve func(bytes int64) error
+	bytes   int64 // so far
+	granted int64 // of them reserved
+}
+
+// take counts bytes that are about to be written.
+func (m *meter) take(n int64) error {
+	if n > m.most-m.bytes {
+		return refuse("%s unpacks to more than %d MiB", m.what, m.most>>20)
+	}
+	m.bytes += n
+	for step := m.step; m.bytes > m.granted; step /= 8 {
+		least := m.bytes - m.granted
+		err := m.reserve(max(step, least))
+		switch {
+		case err == nil:
+			m.granted += max(step, least)
+		case step <= least || !errors.Is(err, ErrFull):
+			return err
+		}
+	}
+	return nil
+}
+
 // settle gives back what was reserved: it is whole now and counts as what it is, or gone.
 func (s *Store) settle(bytes int64) {
 	s.mu.Lock()
@@ -49,7 +78,7 @@ func (s *Store) evict(more int64) (fits bool, held int64, err error) {
 		return false, 0, err
 	}
 	held = s.inflight
-	sum := s.inflight + more
+	sum := s.inflight
 	used := map[string]int{} // by images
 	for _, it := range items {
 		if it.in != partials || s.busy[it.key()] == 0 { // one that is being written was reserved whole
@@ -60,7 +89,8 @@ func (s *Store) evict(more int64) (fits bool, held int64, err error) {
 		}
 	}
 	slices.SortStableFunc(items, func(a, b item) int { return a.used.Compare(b.used) })
-	for sum > s.quota {
+	// Not sum+more, which a number out of a manifest could make anything.
+	for more > s.quota-sum {
 		var release func()
 		i := slices.IndexFunc(items, func(it item) (ok bool) {
 			if s.busy[it.key()] > 0 || used[it.key()] > 0 {
@@ -87,7 +117,7 @@ func (s *Store) evict(more int64) (fits bool, held int64, err error) {
 	for _, it := range items {
 		held += it.bytes
 	}
-	return sum <= s.quota, held, nil
+	return more <= s.quota-sum, held, nil
 }
 
 // parts are the things that an image is made of.
@@ -135,6 +165,9 @@ func (s *Store) remove(it item) error {
 		return err
 	}
 	if it.in == packeds {
+		if s.opt.Gone != nil {
+			s.opt.Gone("sha256:" + it.name)
+		}
 		return nil
 	}
 	// Aside first: a folder that is half removed must not lie where a whole one belongs.

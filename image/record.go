@@ -33,6 +33,9 @@ type packedLayer struct {
 	Blob   spare.Digest `json:"blob"`
 	DiffID spare.Digest `json:"diff_id"`
 	Plain  int64        `json:"plain"` // bytes of its tar, uncompressed
+
+	bytes          int64 // that it takes unpacked
+	entries, words int
 }
 
 // A record is what a layer's or an image's folder must hold.

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -26,13 +24,19 @@ import (
 type RegistryOptions struct {
 	// Rule says which addresses may be called: names of registries come from strangers.
 	Rule egress.Rule
-	// Proxy is http.ProxyFromEnvironment if nil. Behind a proxy the rule holds for
-	// addresses that are written as numbers; what a name means is the proxy's choice.
+	// Proxy is http.ProxyFromEnvironment if nil. Behind a proxy the rule holds for what can
+	// be told from a host's name alone; what else a name means is the proxy's choice.
 	Proxy func(*http.Request) (*url.URL, error)
 	// Mirrors are asked before the registry they stand for, by its host: "host:port", or
 	// "http://host:port" for one without TLS. They never get credentials.
 	Mirrors map[string][]string
-	// Stall is how long a transfer may stand still; default 1 min.
+	// Named are the registries, by host as images name them, that the owner of this machine
+	// named. The rule does not hold for them, nor for mirrors, as long as no other registry
+	// leads there.
+	Named []string
+	// Hint is how to name one: "its owner can allow it with … allow_registries".
+	Hint string
+	// Stall is how long a call may stand still; default 1 min.
 	Stall time.Duration
 }
 
@@ -52,6 +56,7 @@ func (c Credential) authenticator() authn.Authenticator {
 
 const (
 	defaultStall  = time.Minute
+	documentTime  = 5 // times the stall; for a manifest
 	dialTime      = 15 * time.Second
 	maxRedirects  = 5
 	maxHeader     = 64 << 10 // bytes
@@ -64,7 +69,6 @@ const (
 type Registries struct {
 	opt       RegistryOptions
 	transport http.RoundTripper
-	proxies   sync.Map // "host:port" of proxies, which the rule does not hold for
 }
 
 // NewRegistries makes a caller of registries.
@@ -75,57 +79,28 @@ func NewRegistries(opt RegistryOptions) *Registries {
 	if opt.Proxy == nil {
 		opt.Proxy = http.ProxyFromEnvironment
 	}
-	r := &Registries{opt: opt}
-	r.transport = transport.NewUserAgent(&http.Transport{
-		Proxy: r.proxy, DialContext: r.dial, ForceAttemptHTTP2: true, TLSHandshakeTimeout: dialTime,
-		ResponseHeaderTimeout: opt.Stall, MaxResponseHeaderBytes: maxHeader, IdleConnTimeout: time.Minute,
-		MaxIdleConnsPerHost: 4, DisableCompression: true, // offsets count the bytes as they are stored
-	}, agent+spare.Version)
-	return r
-}
-
-// proxy is the owner's proxy for a request.
-func (r *Registries) proxy(req *http.Request) (*url.URL, error) {
-	p, err := r.opt.Proxy(req)
-	if err != nil || p == nil {
-		return p, err
+	mirrors := map[string][]string{}
+	for host, all := range opt.Mirrors {
+		mirrors[canonical(host)] = all
 	}
-	if a, err := netip.ParseAddr(req.URL.Hostname()); err == nil {
-		if err := r.opt.Rule.Check(a); err != nil {
-			return nil, err
-		}
-	}
-	port := p.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}[p.Scheme]
-	}
-	r.proxies.Store(net.JoinHostPort(p.Hostname(), port), true)
-	return p, nil
-}
-
-func (r *Registries) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTime, ControlContext: r.opt.Rule.Control}
-	if _, ok := r.proxies.Load(address); ok {
-		d.ControlContext = nil
-	}
-	return d.DialContext(ctx, network, address)
+	opt.Mirrors = mirrors
+	return &Registries{opt: opt, transport: transport.NewUserAgent(newWays(opt), agent+spare.Version)}
 }
 
 // Source is the registry that a name points to, and its mirrors.
 func (r *Registries) Source(ref Ref, cred Credential) Source {
 	s := &registry{all: r}
 	for _, m := range r.opt.Mirrors[ref.Host()] {
-		host, plain := strings.CutPrefix(m, "http://")
-		host = strings.TrimSuffix(strings.TrimPrefix(host, "https://"), "/")
+		host, plain := mirrorHost(m)
 		var opts []name.Option
 		if plain {
 			opts = append(opts, name.Insecure)
 		}
 		if reg, err := name.NewRegistry(host, opts...); err == nil {
-			s.places = append(s.places, &place{repo: reg.Repo(ref.repo.RepositoryStr()), auth: authn.Anonymous, mirror: true})
+			s.places = append(s.places, newPlace(reg.Repo(ref.repo.RepositoryStr()), authn.Anonymous))
 		}
 	}
-	s.places = append(s.places, &place{repo: ref.repo, auth: cred.authenticator()})
+	s.places = append(s.places, newPlace(ref.repo, cred.authenticator()))
 	return s
 }
 
@@ -136,8 +111,8 @@ func (r *Registries) Resolve(ctx context.Context, ref Ref, cred Credential) (Ref
 	}
 	s := r.Source(ref, cred).(*registry)
 	var digest spare.Digest
-	err := s.each(ctx, "look up", func(p *place) error {
-		resp, err := s.send(ctx, p, http.MethodHead, "manifests/"+ref.tag, "")
+	err := s.each(ctx, "look up", func(ctx context.Context, w *watch, p *place) error {
+		resp, err := s.send(ctx, w, p, http.MethodHead, "manifests/"+ref.tag, "")
 		if err != nil {
 			return err
 		}
@@ -146,7 +121,7 @@ func (r *Registries) Resolve(ctx context.Context, ref Ref, cred Credential) (Ref
 			return nil
 		}
 		// Not every registry says it: the manifest itself does.
-		raw, err := s.document(ctx, p, "manifests/"+ref.tag)
+		raw, err := s.document(ctx, w, p, "manifests/"+ref.tag)
 		digest = spare.Sum(raw)
 		return err
 	})
@@ -168,10 +143,12 @@ type registry struct {
 type place struct {
 	repo   name.Repository
 	auth   authn.Authenticator
-	mirror bool
+	turn   chan struct{} // held while client is looked at, and while it is made
+	client *http.Client  // once it has let us in
+}
 
-	mu     sync.Mutex
-	client *http.Client // once it has let us in
+func newPlace(repo name.Repository, auth authn.Authenticator) *place {
+	return &place{repo: repo, auth: auth, turn: make(chan struct{}, 1)}
 }
 
 // distrust drops the mirrors: one of them gave what was not asked for.
@@ -181,18 +158,24 @@ func (s *registry) distrust() {
 	s.places = s.places[len(s.places)-1:]
 }
 
-// each tries the places until one serves.
-func (s *registry) each(ctx context.Context, doing string, try func(*place) error) error {
+// each tries the places until one serves, and leaves one that stands still.
+func (s *registry) each(ctx context.Context, doing string, try func(context.Context, *watch, *place) error) error {
 	s.mu.Lock()
 	places := s.places
 	s.mu.Unlock()
 	var err error
 	for _, p := range places {
-		err = try(p)
+		host := p.repo.RegistryStr()
+		call, w := watched(context.WithValue(ctx, askedKey{}, host), s.all.opt.Stall)
+		err = causeOf(call, try(call, w, p))
+		w.end()
 		if err == nil || ctx.Err() != nil {
 			break
 		}
-		err = fmt.Errorf("%s at %s: %w", doing, p.repo.RegistryStr(), explainCall(p.repo.RegistryStr(), err))
+		err = fmt.Errorf("%s at %s: %w", doing, host, explainCall(host, err))
+		if errors.Is(err, egress.ErrRefused) && s.all.opt.Hint != "" {
+			err = fmt.Errorf("%w; %s=%s", err, s.all.opt.Hint, host)
+		}
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -202,8 +185,8 @@ func (s *registry) each(ctx context.Context, doing string, try func(*place) erro
 
 // Manifest implements Source.
 func (s *registry) Manifest(ctx context.Context, d spare.Digest) (raw []byte, err error) {
-	err = s.each(ctx, "fetch the manifest "+d.Short(), func(p *place) error {
-		raw, err = s.document(ctx, p, "manifests/sha256:"+string(d))
+	err = s.each(ctx, "fetch the manifest "+d.Short(), func(ctx context.Context, w *watch, p *place) error {
+		raw, err = s.document(ctx, w, p, "manifests/sha256:"+string(d))
 		if err == nil && spare.Sum(raw) != d {
 			err = ErrCorrupt
 		}
@@ -212,33 +195,29 @@ func (s *registry) Manifest(ctx context.Context, d spare.Digest) (raw []byte, er
 	return raw, err
 }
 
-func (s *registry) document(ctx context.Context, p *place, path string) ([]byte, error) {
-	resp, err := s.send(ctx, p, http.MethodGet, path, "")
+func (s *registry) document(ctx context.Context, w *watch, p *place, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, documentTime*s.all.opt.Stall, errStalled)
+	defer cancel()
+	resp, err := s.send(ctx, w, p, http.MethodGet, path, "")
 	if err != nil {
-		return nil, err
+		return nil, causeOf(ctx, err)
 	}
 	defer drop(resp)
 	var b bounded
-	_, err = io.Copy(&b, resp.Body)
-	return b.bytes, err
+	_, err = io.Copy(&b, w.over(resp.Body))
+	return b.bytes, causeOf(ctx, err)
 }
 
 // Blob implements Source.
 func (s *registry) Blob(ctx context.Context, b Blob, offset int64, w io.Writer) error {
-	return s.each(ctx, "fetch "+b.Digest.Short(), func(p *place) error {
-		n, err := s.blob(ctx, p, b, offset, w)
+	return s.each(ctx, "fetch "+b.Digest.Short(), func(ctx context.Context, still *watch, p *place) error {
+		n, err := s.blob(ctx, still, p, b, offset, w)
 		offset += n
 		return err
 	})
 }
 
-var errStalled = errors.New("nothing came for too long")
-
-func (s *registry) blob(ctx context.Context, p *place, b Blob, offset int64, w io.Writer) (int64, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watch := time.AfterFunc(s.all.opt.Stall, func() { cancel(errStalled) })
-	defer watch.Stop()
+func (s *registry) blob(ctx context.Context, still *watch, p *place, b Blob, offset int64, w io.Writer) (int64, error) {
 	path := "blobs/sha256:" + string(b.Digest)
 	span := ""
 	if offset > 0 {
@@ -247,13 +226,13 @@ func (s *registry) blob(ctx context.Context, p *place, b Blob, offset int64, w i
 			span += strconv.FormatInt(b.Size-1, 10)
 		}
 	}
-	resp, err := s.send(ctx, p, http.MethodGet, path, span)
+	resp, err := s.send(ctx, still, p, http.MethodGet, path, span)
 	var answer *transport.Error
 	if span != "" && errors.As(err, &answer) && answer.StatusCode == http.StatusRequestedRangeNotSatisfiable {
-		resp, err = s.send(ctx, p, http.MethodGet, path, "")
+		resp, err = s.send(ctx, still, p, http.MethodGet, path, "")
 	}
 	if err != nil {
-		return 0, causeOf(ctx, err)
+		return 0, err
 	}
 	if from := fmt.Sprintf("bytes %d-", offset); resp.StatusCode == http.StatusPartialContent && !strings.HasPrefix(resp.Header.Get("Content-Range"), from) {
 		drop(resp)
@@ -261,42 +240,20 @@ func (s *registry) blob(ctx context.Context, p *place, b Blob, offset int64, w i
 	}
 	defer func() { _ = resp.Body.Close() }() // what is left of a layer is not waited for
 	if resp.StatusCode == http.StatusOK && offset > 0 {
-		if _, err := io.CopyN(io.Discard, moving{resp.Body, watch, s.all.opt.Stall}, offset); err != nil {
-			return 0, causeOf(ctx, err)
+		if _, err := io.CopyN(io.Discard, still.over(resp.Body), offset); err != nil {
+			return 0, err
 		}
 	}
-	n, err := io.CopyBuffer(w, moving{resp.Body, watch, s.all.opt.Stall}, make([]byte, copyBuffer))
-	return n, causeOf(ctx, err)
+	return io.CopyBuffer(w, still.over(resp.Body), make([]byte, copyBuffer))
 }
 
-func causeOf(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
-}
-
-// moving pushes the end of patience back with all that comes.
-type moving struct {
-	r     io.Reader
-	watch *time.Timer
-	stall time.Duration
-}
-
-func (m moving) Read(p []byte) (int, error) {
-	n, err := m.r.Read(p)
-	if n > 0 {
-		m.watch.Reset(m.stall)
-	}
-	return n, err
-}
-
-// send makes one request in a repository.
-func (s *registry) send(ctx context.Context, p *place, method, path, span string) (*http.Response, error) {
+// send makes one request in a repository. An answer is a sign of life.
+func (s *registry) send(ctx context.Context, w *watch, p *place, method, path, span string) (*http.Response, error) {
 	client, err := p.enter(ctx, s.all.transport)
 	if err != nil {
 		return nil, err
 	}
+	w.putOff()
 	u := url.URL{Scheme: p.repo.Scheme(), Host: p.repo.RegistryStr(), Path: "/v2/" + p.repo.RepositoryStr() + "/" + path}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
@@ -313,6 +270,7 @@ func (s *registry) send(ctx context.Context, p *place, method, path, span string
 	if err != nil {
 		return nil, err
 	}
+	w.putOff()
 	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
 		drop(resp)
 		return nil, err
@@ -322,8 +280,12 @@ func (s *registry) send(ctx context.Context, p *place, method, path, span string
 
 // enter asks the host how it wants to be asked, once.
 func (p *place) enter(ctx context.Context, t http.RoundTripper) (*http.Client, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	select {
+	case p.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-p.turn }()
 	if p.client != nil {
 		return p.client, nil
 	}
@@ -357,6 +319,7 @@ func drop(resp *http.Response) {
 func explainCall(host string, err error) error {
 	var answer *transport.Error
 	var call *url.Error
+	var address *egress.AddressError
 	switch {
 	case errors.As(err, &answer) && (answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden):
 		return &answered{fmt.Errorf("it answers %d %s; write a username and token that may read it in platform_config, or check the name", answer.StatusCode, http.StatusText(answer.StatusCode)), answer}
@@ -364,11 +327,8 @@ func explainCall(host string, err error) error {
 		return fmt.Errorf("%w there; check the name", ErrNotFound)
 	case errors.As(err, &answer):
 		return &answered{fmt.Errorf("it answers %d %s", answer.StatusCode, http.StatusText(answer.StatusCode)), answer}
-	case errors.Is(err, egress.ErrRefused):
-		var address *egress.AddressError
-		if errors.As(err, &address) {
-			return fmt.Errorf("registry %s: %w", host, address)
-		}
+	case errors.As(err, &address):
+		return fmt.Errorf("registry %s: %w", host, address)
 	case errors.As(err, &call):
 		return fmt.Errorf("%s: %w", strings.ToLower(call.Op), call.Err)
 	}

@@ -23,6 +23,9 @@ type Options struct {
 	Platform string // what to choose from an index, "linux/arm64"; default: Linux on this machine's processor
 	Limits   Limits
 	Hint     string // how to give it more room, for the sentence that says there is none
+	// Gone, if it is not nil, is told of each image in the form Packed that was removed: its
+	// ID. An engine keeps a copy that nobody needs any more. It must not wait or call back.
+	Gone func(id string)
 }
 
 // A Store is one folder of images. It is safe for concurrent use, by several processes
@@ -33,6 +36,7 @@ type Store struct {
 	opt      Options
 	platform platform
 	backoff  func(try int) time.Duration
+	link     func(root *os.Root, from, to string) error
 
 	gate    chan struct{} // held while working changes
 	working int           // calls that change something now
@@ -92,7 +96,7 @@ func Open(dir string, opt Options) (*Store, error) {
 		return nil, fmt.Errorf("open the image store: %w", err)
 	}
 	return &Store{
-		dir: dir, root: root, opt: opt, platform: want, backoff: jitter, gate: make(chan struct{}, 1),
+		dir: dir, root: root, opt: opt, platform: want, backoff: jitter, link: (*os.Root).Link, gate: make(chan struct{}, 1),
 		lock: flock.New(filepath.Join(dir, "lock")), quota: opt.Quota, busy: map[string]int{},
 		checked: map[string]bool{}, ready: map[readyKey]spare.Digest{}, keys: map[string]chan struct{}{},
 	}, nil

@@ -16,6 +16,12 @@ func noSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
+// cannotLink reports whether a hard link failed for a reason that a copy gets around: too
+// many to one file, or a file system without any (FAT says EPERM).
+func cannotLink(err error) bool {
+	return errors.Is(err, syscall.EMLINK) || errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EPERM) || errors.Is(err, errors.ErrUnsupported)
+}
+
 type inode struct{ dev, ino uint64 }
 
 // inodeOf tells a file that has several names.

@@ -15,6 +15,13 @@ func noSpace(err error) bool {
 	return errors.Is(err, handleDiskFull) || errors.Is(err, diskFull)
 }
 
+// cannotLink reports whether a hard link failed for a reason that a copy gets around: too
+// many to one file, or a file system without any.
+func cannotLink(err error) bool {
+	const invalidFunction, notSameDevice, tooManyLinks = syscall.Errno(1), syscall.Errno(17), syscall.Errno(1142)
+	return errors.Is(err, invalidFunction) || errors.Is(err, notSameDevice) || errors.Is(err, tooManyLinks) || errors.Is(err, errors.ErrUnsupported)
+}
+
 type inode struct{}
 
 // inodeOf is not told here: a file with several names is just packed several times.

@@ -18,43 +18,51 @@ import (
 const smallTree = 64 << 20
 
 // build makes an image's folder of its layers' files: hard links, which take no room.
-func (s *Store) build(t *node, layerIDs []spare.Digest, dir string) (entries []entry, bytes int64, err error) {
+func (s *Store) build(t *node, layerIDs []spare.Digest, dir string, m *meter) (entries []entry, err error) {
+	var blocks int64
+	for n := range t.all() {
+		if n.kind != file {
+			blocks += block
+		}
+	}
+	if err := m.take(blocks); err != nil {
+		return nil, err
+	}
+	m.step = reserveStep // for copies
 	for n := range t.all() {
 		at := path.Join(dir, n.name)
 		switch n.kind {
 		case folder:
-			bytes += block
 			if err = s.root.Mkdir(at, 0o755); err == nil {
 				err = s.root.Chmod(at, 0o755)
 			}
 		case symlink:
-			bytes += block
 			err = s.root.Symlink(n.to, at)
 		case file:
-			from := path.Join(layers, string(layerIDs[n.layer]), n.path)
-			if err = s.root.Link(from, at); err != nil {
-				bytes += roundUp(n.size)
-				err = errors.Join(copyFile(s.root, from, at, n.entry), nilOr(err))
-			}
+			err = s.linkOrCopy(path.Join(layers, string(layerIDs[n.layer]), n.path), at, n.entry, m)
 		default:
 			err = errRecord
 		}
 		if err != nil {
-			return nil, bytes, fmt.Errorf("put %q in place: %w", n.name, err)
+			return nil, fmt.Errorf("put %q in place: %w", n.name, err)
 		}
 		entries = append(entries, n.entry)
 	}
-	return entries, bytes, nil
+	return entries, nil
 }
 
-// nilOr passes an error on unless a copy can stand in for the link that failed: some file
-// systems know no links, and all have a most for one file.
-func nilOr(err error) error {
-	var link *os.LinkError
-	if errors.As(err, &link) && !errors.Is(err, fs.ErrNotExist) {
-		return nil
+// linkOrCopy puts a layer's file into an image. A copy stands in for a link that cannot
+// be: some file systems know none, and all have a most for one file. It takes the room of
+// its content, once for each name.
+func (s *Store) linkOrCopy(from, at string, e entry, m *meter) error {
+	err := s.link(s.root, from, at)
+	if !cannotLink(err) {
+		return err
 	}
-	return err
+	if err := m.take(max(block, roundUp(e.size))); err != nil {
+		return err
+	}
+	return copyFile(s.root, from, at, e)
 }
 
 func copyFile(root *os.Root, from, to string, e entry) (err error) {

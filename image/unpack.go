@@ -27,22 +27,21 @@ const (
 
 // unpacker lays one layer out in a folder that is empty and that nobody else writes to.
 type unpacker struct {
-	ctx     context.Context
-	lim     Limits
-	reserve func(bytes int64) error // asked before so many more bytes go to the disk
-	root    *os.Root
-	tree    *node
-	marks   []entry
-	buf     []byte
+	ctx context.Context
+	lim Limits
+	meter
+	root  *os.Root
+	tree  *node
+	marks []entry
+	buf   []byte
 
 	dir     string   // the folder that in is
 	in      *os.Root // kept open: archives list a folder's files together
 	packed  int64    // bytes read
 	plain   int64    // bytes of the tar so far
 	entries int      // of the archive, what was replaced or skipped too
+	words   int      // bytes of names and of links' targets
 	skipped int
-	bytes   int64 // on the disk
-	granted int64 // of them reserved
 }
 
 // unpack lays out the layer that r gives, compressed or not, and returns what it holds.
@@ -52,7 +51,10 @@ func unpack(ctx context.Context, r io.Reader, dir string, lim Limits, reserve fu
 	if err != nil {
 		return record{}, err
 	}
-	u := &unpacker{ctx: ctx, lim: lim, reserve: reserve, root: root, tree: newTree(), buf: make([]byte, copyBuffer)}
+	u := &unpacker{
+		ctx: ctx, lim: lim, meter: meter{what: "a layer", most: lim.Bytes, step: reserveStep, reserve: reserve},
+		root: root, tree: newTree(), buf: make([]byte, copyBuffer),
+	}
 	defer func() {
 		u.closeDir()
 		_ = root.Close()
@@ -134,7 +136,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		return nil
 	case is:
 		u.marks = append(u.marks, m)
-		return nil
+		return u.say(m.name)
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
@@ -153,6 +155,15 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		return nil
 	}
 	return &Refused{Name: h.Name, Reason: fmt.Sprintf("is of the unknown kind %q", h.Typeflag)}
+}
+
+// say counts what a record has to hold of an entry besides numbers: all records of an
+// image are in memory at once.
+func (u *unpacker) say(text string) error {
+	if u.words += len(text); u.words > u.lim.Names {
+		return refuse("a layer's names and links have more than %d KiB", u.lim.Names>>10)
+	}
+	return nil
 }
 
 // folderOf makes the folders above a name, and refuses to go through anything else: a
@@ -186,10 +197,7 @@ func (u *unpacker) folderOf(name string) error {
 }
 
 func (u *unpacker) makeFolder(name string) error {
-	if u.entries++; u.entries > u.lim.Entries {
-		return refuse("a layer holds more than %d files", u.lim.Entries)
-	}
-	if err := u.take(block); err != nil {
+	if err := errors.Join(u.count(name), u.take(block)); err != nil {
 		return err
 	}
 	if err := u.root.Mkdir(name, 0o755); err != nil {
@@ -235,24 +243,6 @@ func (u *unpacker) place(name string) error {
 	return nil
 }
 
-// take counts bytes that go to the disk.
-func (u *unpacker) take(n int64) error {
-	if u.bytes += n; u.bytes > u.lim.Bytes {
-		return refuse("a layer unpacks to more than %d MiB", u.lim.Bytes>>20)
-	}
-	for step := int64(reserveStep); u.bytes > u.granted; step /= 8 {
-		least := u.bytes - u.granted
-		err := u.reserve(max(step, least))
-		switch {
-		case err == nil:
-			u.granted += max(step, least)
-		case step <= least || !errors.Is(err, ErrFull):
-			return err
-		}
-	}
-	return nil
-}
-
 // open is the folder of a name, and the name in it.
 func (u *unpacker) open(name string) (*os.Root, string, error) {
 	dir, base := split(name)
@@ -282,7 +272,7 @@ func (u *unpacker) begin(name string) (in *os.Root, base string, err error) {
 	if err := u.place(name); err != nil {
 		return nil, "", err
 	}
-	if err := u.take(block); err != nil {
+	if err := errors.Join(u.say(name), u.take(block)); err != nil {
 		return nil, "", err
 	}
 	return u.open(name)
@@ -353,6 +343,9 @@ func (u *unpacker) symlink(name, to string) error {
 	case bytes.ContainsRune([]byte(to), 0):
 		return &Refused{Name: name, Reason: "is a link whose target holds a zero byte"}
 	}
+	if err := u.say(to); err != nil {
+		return err
+	}
 	in, base, err := u.begin(name)
 	if err != nil {
 		return err
@@ -378,6 +371,11 @@ func (u *unpacker) link(name, to string) error {
 		return err
 	}
 	have := u.tree.find(target)
+	if have == nil || have.kind == file || have.kind == lower {
+		if err := errors.Join(u.say(name), u.say(target)); err != nil {
+			return err
+		}
+	}
 	switch {
 	case have == nil:
 		u.tree.put(&node{entry: entry{name: name, kind: lower, to: target}})
@@ -390,8 +388,10 @@ func (u *unpacker) link(name, to string) error {
 	e := have.entry
 	e.name = name
 	if have.kind == file {
-		if err := u.root.Link(target, name); err != nil {
+		if err := u.root.Link(target, name); cannotLink(err) {
 			return u.copyOf(target, name, e, err)
+		} else if err != nil {
+			return err
 		}
 	}
 	u.tree.put(&node{entry: e})

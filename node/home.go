@@ -16,6 +16,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/disk"
 	"github.com/spare-compute/spare/node/cache"
 	"github.com/spare-compute/spare/node/work"
 	"github.com/spare-compute/spare/protocol"
@@ -114,7 +115,7 @@ func exists(dir string) error {
 func (h *Home) checkFormat(create bool) error {
 	raw, err := os.ReadFile(h.path("format"))
 	if errors.Is(err, fs.ErrNotExist) && create {
-		if err := writeFile(h.path("format"), []byte(strconv.Itoa(homeFormat)+"\n")); err != nil {
+		if err := disk.Replace(h.path("format"), []byte(strconv.Itoa(homeFormat)+"\n")); err != nil {
 			return &HomeError{h.dir, fmt.Sprintf("cannot be written: %v", err)}
 		}
 		return nil
@@ -206,7 +207,7 @@ func (h *Home) putHub(hub Hub) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("store hub %s: %w", hub.Name, err)
 	}
-	if err := writeFile(filepath.Join(dir, "hub.json"), append(raw, '\n')); err != nil {
+	if err := disk.Replace(filepath.Join(dir, "hub.json"), append(raw, '\n')); err != nil {
 		return fmt.Errorf("store hub %s: %w", hub.Name, err)
 	}
 	return nil
@@ -246,20 +247,4 @@ func (h *Home) Leave(which string, force bool) (Hub, error) {
 		return hub, fmt.Errorf("leave %s: %w", hub.Name, err)
 	}
 	return hub, nil
-}
-
-// writeFile replaces a file as a whole, readable by its owner only.
-func writeFile(path string, raw []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }

@@ -47,10 +47,12 @@ type Node struct {
 	work   *work.Executor
 	links  []*hubLink
 	images *image.Store
+	gone   *gone
 
 	offered chan offer // an interpreter that a hub has
 	book    *guestbook.Book
 	reload  chan struct{}
+	disk    chan int64 // bytes to lend from now on; the last word is what counts
 
 	mu       sync.Mutex
 	device   spare.Device
@@ -83,7 +85,7 @@ func New(ctx context.Context, home *Home, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		home: home, log: log, id: id, reload: make(chan struct{}, 1), offered: make(chan offer, 1), began: time.Now(),
+		home: home, log: log, id: id, reload: make(chan struct{}, 1), offered: make(chan offer, 1), disk: make(chan int64, 1), gone: newGone(), began: time.Now(),
 		reader: device.NewReader(device.Config{Volume: home.dir}),
 	}
 	if n.prefs, err = policy.Load(home.path("prefs.json")); err != nil {
@@ -93,12 +95,15 @@ func New(ctx context.Context, home *Home, log *slog.Logger) (*Node, error) {
 	if n.cache, err = cache.Open(home.path("cache"), 0); err != nil {
 		return nil, err
 	}
-	if n.images, err = image.Open(home.path("images"), image.Options{Hint: "raise it with spare-node prefs set disk=…"}); err != nil {
+	if n.images, err = image.Open(home.path("images"), image.Options{Hint: "raise it with spare-node prefs set disk=…", Gone: n.gone.add}); err != nil {
 		return nil, err
 	}
 	n.work, err = work.New(work.Config{
 		Scratch: home.path("work"), Cache: n.cache, Log: log,
-		Images: n.images, Registries: image.NewRegistries(image.RegistryOptions{}),
+		Images: n.images, Registries: image.NewRegistries(image.RegistryOptions{
+			Mirrors: n.prefs.Mirrors.ByHost(), Named: n.prefs.Registries.List(),
+			Hint: "its owner can allow it, from the node's next start on, with spare-node prefs set allow_registries",
+		}),
 	})
 	if err != nil {
 		return nil, err
@@ -141,6 +146,11 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, n.book.Close()) }()
 	n.probeNative(ctx)
 	n.look(ctx)
+	select {
+	case disk := <-n.disk: // before anything is fetched
+		n.setQuotas(ctx, disk)
+	default:
+	}
 	control, err := local.Listen(n.home.dir, n.answer)
 	if err != nil {
 		return err
@@ -155,6 +165,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	})
 	group.Go(func() error { return control.Run(gctx) })
 	group.Go(func() error { return n.watch(gctx) })
+	group.Go(func() error { return n.keepQuotas(gctx) })
 	group.Go(func() error {
 		n.probeTools(gctx)
 		n.probeMore(gctx)
@@ -279,12 +290,16 @@ func (n *Node) look(ctx context.Context) {
 	n.device.Offer = dec.Limits.Offer()
 	n.mu.Unlock()
 	if changed {
-		n.setQuotas(ctx, int64(dec.Limits.Disk))
 		paused := ""
 		if !dec.Run {
 			paused = dec.Reason.Detail
 		}
 		n.work.SetLimits(work.Limits{Cores: dec.Limits.Cores, Memory: dec.Limits.Memory, Disk: dec.Limits.Disk}, paused)
+		select {
+		case <-n.disk: // nobody got to it, and it is out of date
+		default:
+		}
+		n.disk <- int64(dec.Limits.Disk)
 	}
 	if flipped {
 		n.log.Info("policy", "run", dec.Run, "reason", dec.Reason.String())
@@ -295,11 +310,24 @@ func (n *Node) look(ctx context.Context) {
 	n.report(false)
 }
 
+// keepQuotas makes what is fetched keep to what is lent of the disk. Removing what is too
+// much may take long, and the owner who wants the machine back is not to wait for it.
+func (n *Node) keepQuotas(ctx context.Context) error {
+	for {
+		select {
+		case disk := <-n.disk:
+			n.setQuotas(ctx, disk)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // setQuotas shares what the owner lends of the disk: up to a half holds images, the rest
 // what else is fetched.
 func (n *Node) setQuotas(ctx context.Context, disk int64) {
 	n.cache.SetQuota(disk - disk/2)
-	if err := n.images.SetQuota(ctx, disk/2); err != nil {
+	if err := n.images.SetQuota(ctx, disk/2); err != nil && ctx.Err() == nil {
 		n.log.Warn("cannot make the images keep to their share of the disk", "error", err)
 	}
 }
@@ -331,12 +359,12 @@ func (n *Node) State() (spare.NodeState, spare.Reason) {
 	n.mu.Lock()
 	dec := n.decision
 	n.mu.Unlock()
-	items := n.work.Items()
+	work := n.work.Count()
 	switch {
 	case !dec.Run:
 		return spare.NodePaused, dec.Reason
-	case len(items) > 0:
-		return spare.NodeWorking, spare.Reason{Code: spare.ReasonWorking, Detail: fmt.Sprintf("attempts here: %d", len(items))}
+	case work > 0:
+		return spare.NodeWorking, spare.Reason{Code: spare.ReasonWorking, Detail: fmt.Sprintf("attempts here: %d", work)}
 	default:
 		return spare.NodeIdle, spare.Reason{Code: spare.ReasonNoWork, Detail: "no hub has work for this node now"}
 	}

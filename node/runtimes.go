@@ -2,11 +2,14 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/spare-compute/spare"
@@ -52,11 +55,14 @@ func (n *Node) probeMore(ctx context.Context) {
 	containers := engine.New(engine.Config{
 		Command: prefs.Engine, OCIRuntime: prefs.EngineRuntime, Instance: n.home.dir, GPU: prefs.GPU, AcceptKnownFlaws: prefs.EngineFlaws,
 	})
-	inside := wasm.Config{Cache: n.home.path("wasm"), Python: n.pythonFolder()}
+	interpreter := n.pythonFolder()
+	inside := wasm.Config{Cache: n.home.path("wasm"), Python: interpreter}
 	if rt := n.native(); rt != nil && rt.Runtime.Name() == "linux" {
 		inside.Inside = rt.Runtime
 	}
 	modules := wasm.New(inside)
+	var forgetting sync.WaitGroup
+	defer forgetting.Wait()
 	for _, rt := range []sandbox.Runtime{modules, containers} {
 		switch {
 		case !policy.Lent(prefs, rt.Name()):
@@ -65,17 +71,21 @@ func (n *Node) probeMore(ctx context.Context) {
 			n.keepBack(rt, "not tried: this system runs images without it; spare-node prefs set engine=podman chooses it, from the next start on")
 		default:
 			n.probe(ctx, rt)
+			if rt == sandbox.Runtime(containers) {
+				forgetting.Go(func() { n.forgetImages(ctx, containers.Forget) })
+			}
 		}
 	}
 	debug.FreeOSMemory()
-	for n.pythonFolder() == "" && policy.Lent(prefs, modules.Name()) {
+	for interpreter == "" && policy.Lent(prefs, modules.Name()) {
 		select {
 		case b := <-n.offered:
 			if err := n.fetchPython(ctx, b); err != nil {
 				n.log.Warn("cannot get Python for the wasm runtime", "error", err)
 				continue
 			}
-			modules.SetPython(n.pythonFolder())
+			interpreter = n.pythonHome()
+			modules.SetPython(interpreter)
 			n.probe(ctx, modules)
 		case <-ctx.Done():
 			return
@@ -150,12 +160,17 @@ func (n *Node) offer(h *hubLink, runtimes []*pb.Blob) {
 
 func (n *Node) pythonHome() string { return n.home.path(python.Name) }
 
-// pythonFolder is where the interpreter lies; "" if it does not.
+// pythonFolder is where the interpreter lies; "" if it does not, or if the disk has lost
+// or changed some of it: then it is fetched again. It reads all of it, once at the start.
 func (n *Node) pythonFolder() string {
-	if err := python.Check(n.pythonHome()); err != nil {
-		return ""
+	err := python.Verify(n.pythonHome())
+	if err == nil {
+		return n.pythonHome()
 	}
-	return n.pythonHome()
+	if !errors.Is(err, fs.ErrNotExist) {
+		n.log.Warn("getting Python for the wasm runtime again", "reason", err)
+	}
+	return ""
 }
 
 // fetchWithin bounds the download of the interpreter, so that another hub gets a turn.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/disk"
 	"github.com/spare-compute/spare/node/policy"
 	"github.com/spare-compute/spare/protocol"
 	"github.com/spare-compute/spare/publisher"
@@ -62,7 +63,7 @@ func (t trust) write(path string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, append(raw, '\n'))
+	return disk.Replace(path, append(raw, '\n'))
 }
 
 // pin notes a ticket's publishers, and whether they must have signed what runs. Who joins

@@ -130,6 +130,28 @@ func TestTrust_IsOnDiskBeforeAnAppRuns(t *testing.T) {
 	}
 }
 
+// Whose a name is outlives a restart too, and joining again does not change it.
+func TestTrust_NameStaysItsPublishers(t *testing.T) {
+	home := &Home{dir: t.TempDir()}
+	k, other := aPublisher(t), aPublisher(t)
+	if err := home.pin(ticketFor("volunteers", k, other), JoinOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := guarded(t, home, "").Admit(published(t, k, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := home.pin(ticketFor("volunteers", other), JoinOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := guarded(t, home, "").Admit(published(t, other, 2))
+	if !errors.Is(err, publisher.ErrTaken) || !strings.Contains(err.Error(), "spare-node leave") {
+		t.Errorf("another publisher's App of the same name is judged %v", err)
+	}
+	if _, err := guarded(t, home, "").Admit(published(t, k, 2)); err != nil {
+		t.Errorf("its own publisher's: %v", err)
+	}
+}
+
 func TestTrust_AppThatCannotBeNotedDoesNotRun(t *testing.T) {
 	home := &Home{dir: t.TempDir()}
 	k := aPublisher(t)

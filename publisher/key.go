@@ -7,14 +7,14 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/spare-compute/spare/disk"
 )
 
 // A Key is a publisher's private key, with the rotations that led to it. Printed, logged
@@ -22,6 +22,7 @@ import (
 type Key struct {
 	private   ed25519.PrivateKey
 	rotations []envelope // from the publisher's first key to this one
+	exposed   bool
 }
 
 // A Public is the half of a key that others may know: what tickets carry and nodes pin.
@@ -91,9 +92,13 @@ const (
 // maxKeyFile is more than a key with all its rotations takes, in bytes.
 const maxKeyFile = 64 << 10
 
-// ReadKey reads a private key's file. One that others may read is refused.
+// keepsModes is another one in tests: a stick that has no modes is hard to come by.
+var keepsModes = disk.KeepsModes
+
+// ReadKey reads a private key's file. One that others may read is refused, unless it lies
+// where no file can be its owner's alone.
 func ReadKey(path string) (*Key, error) {
-	raw, err := readKeyFile(path)
+	raw, exposed, err := readKeyFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read publisher key %s: %w", path, err)
 	}
@@ -101,20 +106,29 @@ func ReadKey(path string) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read publisher key %s: %w; restore it from a copy", path, err)
 	}
+	k.exposed = exposed
 	return k, nil
 }
 
-func readKeyFile(path string) ([]byte, error) {
+// Exposed reports whether the key was read from a file that others may read too, because
+// its file system keeps no modes, as those of sticks do.
+func (k Key) Exposed() bool { return k.exposed }
+
+func readKeyFile(path string) (raw []byte, exposed bool, err error) {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, false, err
 	case !info.Mode().IsRegular() || info.Size() > maxKeyFile:
-		return nil, errors.New("it is no key file")
-	case runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("others may read it (mode %04o); if only you had access so far, run: chmod 600 %s", info.Mode().Perm(), path)
+		return nil, false, errors.New("it is no key file")
 	}
-	return os.ReadFile(path)
+	if exposed = runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0; exposed {
+		if keeps, err := keepsModes(path); keeps || err != nil {
+			return nil, false, fmt.Errorf("others may read it (mode %04o); if only you had access so far, run: chmod 600 %s", info.Mode().Perm(), path)
+		}
+	}
+	raw, err = os.ReadFile(path)
+	return raw, exposed, err
 }
 
 func parseKey(raw []byte) (*Key, error) {
@@ -136,40 +150,35 @@ func parseKey(raw []byte) (*Key, error) {
 // Save writes the key to a new file that its owner alone may read. It replaces nothing:
 // a key that is overwritten is lost.
 func (k Key) Save(path string) error {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s\nid: %s\nprivate: %s\n", privateHead, k.ID(), base64.StdEncoding.EncodeToString(k.private.Seed()))
-	if err := writeRotations(&b, k.rotations); err != nil {
-		return fmt.Errorf("write publisher key %s: %w", path, err)
+	raw, err := k.text()
+	if err == nil {
+		err = disk.Create(path, raw)
 	}
-	if err := create(path, b.Bytes()); err != nil {
+	if err != nil {
 		return fmt.Errorf("write publisher key %s: %w", path, err)
 	}
 	return nil
 }
 
-// create writes the whole file beside path first, so that a crash leaves no half a key.
-func create(path string, raw []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
+// SavedAs reports whether a file holds what Save would write, whoever may read it.
+func (k Key) SavedAs(path string) (bool, error) {
+	want, err := k.text()
 	if err != nil {
-		return err
+		return false, err
 	}
-	defer func() {
-		if e := os.Remove(f.Name()); !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
-	}()
-	_, err = f.Write(raw)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(want)) {
+		return false, err
 	}
-	if err := os.Link(f.Name(), path); err == nil || errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	// A file system without links.
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return errors.Join(err, fs.ErrExist)
-	}
-	return os.Rename(f.Name(), path)
+	have, err := os.ReadFile(path)
+	return bytes.Equal(have, want), err
+}
+
+func (k Key) text() ([]byte, error) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s\nid: %s\nprivate: %s\n", privateHead, k.ID(), base64.StdEncoding.EncodeToString(k.private.Seed()))
+	err := writeRotations(&b, k.rotations)
+	return b.Bytes(), err
 }
 
 // ID names the key.

@@ -41,7 +41,7 @@ func TestKey_FileIsItsOwnersAlone(t *testing.T) {
 	if err := newKey(t).Save(path); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("writing over a key: %v, want %v", err, fs.ErrExist)
 	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".key-*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".new-*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 	if runtime.GOOS == "windows" {
@@ -52,6 +52,35 @@ func TestKey_FileIsItsOwnersAlone(t *testing.T) {
 	}
 	if _, err := publisher.ReadKey(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("a key that others may read: %v", err)
+	}
+}
+
+// A stick that other systems read too shows one mode for every file, and none can be set.
+func TestKey_OnAStickWithoutModes(t *testing.T) {
+	k := rotate(t, newKey(t))
+	path := filepath.Join(t.TempDir(), "publisher.key")
+	if err := errors.Join(k.Save(path), os.Chmod(path, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if same, err := k.SavedAs(path); err != nil || !same {
+		t.Errorf("saved: %v, %v", same, err)
+	}
+	if same, err := newKey(t).SavedAs(path); err != nil || same {
+		t.Errorf("another key is saved: %v, %v", same, err)
+	}
+	publisher.OnAStick(t)
+	back, err := publisher.ReadKey(path)
+	if err != nil || back.ID() != k.ID() {
+		t.Fatalf("read back %v, %v", back, err)
+	}
+	if back.Exposed() != (runtime.GOOS != "windows") {
+		t.Errorf("exposed: %v", back.Exposed())
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if back, err := publisher.ReadKey(path); err != nil || back.Exposed() {
+		t.Errorf("read back %v, %v", back, err)
 	}
 }
 

@@ -69,6 +69,7 @@ func (m Manifest) Covers(app spare.App) error {
 		{"entrypoint", m.Entrypoint, other.Entrypoint},
 		{"environment", m.Environment, other.Environment},
 		{"platform_config", string(m.Config), string(other.Config)},
+		{"device_requirements", normal(m.Needs), normal(other.Needs)},
 	} {
 		if !reflect.DeepEqual(f.signed, f.have) {
 			return fmt.Errorf("%w: its %s is %s, and %s was signed", ErrMixed, f.what, show(f.have), show(f.signed))
@@ -77,12 +78,24 @@ func (m Manifest) Covers(app spare.App) error {
 	return nil
 }
 
+// normal makes empty lists alike, however they are written.
+func normal(n spare.Requirements) spare.Requirements {
+	for _, list := range []*[]string{&n.GPU, &n.Tools, &n.OS, &n.Arch} {
+		if len(*list) == 0 {
+			*list = nil
+		}
+	}
+	return n
+}
+
 func show(v any) string {
 	const most = 120
 	s := fmt.Sprintf("%q", fmt.Sprint(v))
-	if e, ok := v.(spare.Environment); ok {
-		raw, _ := encode(e) // a struct of texts and flags always encodes
-		s = string(raw)
+	switch v.(type) {
+	case spare.Environment, spare.Requirements:
+		if raw, err := encode(v); err == nil { // one that is no number does not encode
+			s = string(raw)
+		}
 	}
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + "…"

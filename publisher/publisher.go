@@ -44,4 +44,5 @@ var (
 	ErrNotYetValid  = errors.New("its signature lies in the future")
 	ErrRolledBack   = errors.New("a newer revision of it is known here")
 	ErrMixed        = errors.New("it is not what its publisher signed")
+	ErrTaken        = errors.New("its name belongs to another publisher here")
 )

@@ -207,6 +207,35 @@ func TestTrust_PublisherMayLetOlderRevisionsGoOn(t *testing.T) {
 	refused(t, trust, app(5, 4), publisher.ErrRolledBack) // a demand does not sink again
 }
 
+// Who holds the least of the trusted keys, and the hub, must not get at another
+// publisher's Apps.
+func TestTrust_NameBelongsToThePublisherWhoCameFirst(t *testing.T) {
+	official, least := newKey(t), newKey(t)
+	const highest = 1<<31 - 1
+	trust, _ := accepted(t, pins(least, official), signedApp(t, official, 5), true)
+	takeover := signedApp(t, least, highest)
+	trust = refused(t, trust, takeover, publisher.ErrTaken)
+	next := anApp(6)
+	next.Version = "0.2"
+	next.Signed = sign(t, least, manifest(t, next, 1))
+	trust = refused(t, trust, next, publisher.ErrTaken)
+	if _, v := accepted(t, trust, takeover, false); v.Remark == "" {
+		t.Errorf("where no signature is required it gets %+v, want a remark", v)
+	}
+	heir := rotate(t, least)
+	trust = refused(t, trust, signedApp(t, heir, highest), publisher.ErrTaken)
+
+	// The name goes along with the key, and other names are free.
+	trust, _ = accepted(t, trust, signedApp(t, rotate(t, official), 6), true)
+	trust = refused(t, trust, signedApp(t, heir, highest), publisher.ErrTaken)
+	other := anApp(7)
+	other.Name = "upright"
+	other.Signed = sign(t, heir, manifest(t, other, 1))
+	trust, _ = accepted(t, trust, other, true)
+	other.Signed = sign(t, rotate(t, heir), manifest(t, other, 2))
+	accepted(t, trust, other, true)
+}
+
 func TestTrust_TwoManifestsOfOneRevisionAreRefused(t *testing.T) {
 	k := newKey(t)
 	trust, _ := accepted(t, pins(k), signedApp(t, k, 5), true)
@@ -256,6 +285,11 @@ func TestTrust_MixedContentIsRefused(t *testing.T) {
 		"runtime":                    func(a *spare.App) { a.Environment.Runtime = "engine" },
 		"network":                    func(a *spare.App) { a.Environment.Outbound = true },
 		"gpu":                        func(a *spare.App) { a.Environment.GPU = true },
+		"models of a GPU":            func(a *spare.App) { a.Needs.GPU = []string{"RTX 4090"} },
+		"requirements taken away":    func(a *spare.App) { a.Needs = spare.Requirements{} },
+		"tools":                      func(a *spare.App) { a.Needs.Tools = []string{"ffmpeg"} },
+		"systems":                    func(a *spare.App) { a.Needs.OS, a.Needs.Arch = []string{"linux"}, []string{"amd64"} },
+		"memory":                     func(a *spare.App) { a.Needs.MinMemory = 0.5 },
 		"platform_config":            func(a *spare.App) { a.Config = json.RawMessage(`{"network": "outbound"}`) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -50,6 +50,11 @@ func (p Pin) retired(key ed25519.PublicKey) bool {
 	return slices.ContainsFunc(p.Retired, func(k ed25519.PublicKey) bool { return k.Equal(key) })
 }
 
+// has reports whether a key is the publisher's, or was.
+func (p Pin) has(id ID) bool {
+	return p.ID() == id || slices.ContainsFunc(p.Retired, func(k ed25519.PublicKey) bool { return IDOf(k) == id })
+}
+
 // follow takes the rotations that lead on from the pinned key. Those of other publishers
 // and those that were followed before change nothing; one that would lead a retired key
 // elsewhere is refused, and so is everything that comes with it.

@@ -15,7 +15,8 @@ import (
 // it joined. It is a plain value; Judge returns the next one.
 type Trust struct {
 	Publishers []Pin           `json:"publishers"`
-	Seen       map[string]Seen `json:"seen"` // by kind, name and version
+	Seen       map[string]Seen `json:"seen"`             // by kind, name and version
+	Owners     map[string]ID   `json:"owners,omitempty"` // of names, by kind and name: a key of the publisher who came first
 }
 
 // Seen is the newest revision of an App that ran.
@@ -66,6 +67,8 @@ func advice(err error) string {
 		return "; nodes trust the publishers that were in the ticket they joined with"
 	case errors.Is(err, ErrExpired), errors.Is(err, ErrRolledBack):
 		return "; have its publisher sign it anew"
+	case errors.Is(err, ErrTaken):
+		return "; if the name has changed hands, leave that hub and join it again with a new ticket (spare-node leave, spare-node join)"
 	}
 	return ""
 }
@@ -112,6 +115,9 @@ func (t Trust) known(st *Statement, err error) error {
 	switch {
 	case err != nil && (!errors.Is(err, ErrRetiredKey) || !same):
 		return err
+	case !t.owns(st):
+		return fmt.Errorf("%w: %s signed it, and %s was the first whose %s %s ran", ErrTaken,
+			st.Signer.Short(), t.Owners[name(st)].Short(), st.Kind, st.Name)
 	case !before || same:
 		return nil
 	case st.Revision < seen.Oldest:
@@ -124,8 +130,26 @@ func (t Trust) known(st *Statement, err error) error {
 
 func key(st *Statement) string { return string(st.Kind) + " " + st.Tag() }
 
-// note remembers the highest revision of an App, and the highest demand of any.
+func name(st *Statement) string { return string(st.Kind) + " " + st.Name }
+
+// owns reports whether a statement is by the publisher whose App was the first to run
+// under that name, whatever keys it has had since. Else the least of the trusted could
+// take over any App, with a revision that its own publisher cannot exceed.
+func (t Trust) owns(st *Statement) bool {
+	owner, taken := t.Owners[name(st)]
+	return !taken || slices.ContainsFunc(t.Publishers, func(p Pin) bool { return p.has(owner) && p.has(st.Signer) })
+}
+
+// note remembers the highest revision of an App, the highest demand of any, and whose its
+// name is.
 func (t Trust) note(st *Statement) Trust {
+	if _, taken := t.Owners[name(st)]; !taken {
+		t.Owners = maps.Clone(t.Owners)
+		if t.Owners == nil {
+			t.Owners = map[string]ID{}
+		}
+		t.Owners[name(st)] = st.Signer
+	}
 	key := key(st)
 	oldest := st.Oldest
 	if oldest == 0 {
@@ -149,7 +173,7 @@ func (t Trust) note(st *Statement) Trust {
 
 // Equal reports whether two records of trust say the same.
 func (t Trust) Equal(other Trust) bool {
-	return maps.Equal(t.Seen, other.Seen) && slices.EqualFunc(t.Publishers, other.Publishers, func(a, b Pin) bool {
+	return maps.Equal(t.Seen, other.Seen) && maps.Equal(t.Owners, other.Owners) && slices.EqualFunc(t.Publishers, other.Publishers, func(a, b Pin) bool {
 		return a.Key.Equal(b.Key) && a.Sequence == b.Sequence &&
 			slices.EqualFunc(a.Retired, b.Retired, func(x, y ed25519.PublicKey) bool { return x.Equal(y) })
 	})

@@ -4,10 +4,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -61,7 +63,7 @@ joined it work on them, and puts the results together.`,
 		Version:       spare.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
@@ -73,14 +75,54 @@ joined it work on them, and puts the results together.`,
 	return cmd
 }
 
+// unknownCommand refuses what is no sub-command of a command that only groups others, and
+// names the nearest.
+func unknownCommand(cmd *cobra.Command, given []string) error {
+	if len(given) == 0 {
+		return nil
+	}
+	hint := fmt.Sprintf("see %s --help", cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(given[0]); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean %q?", near[0])
+	}
+	return usageError{fmt.Errorf("%s has no command %q; %s", cmd.CommandPath(), given[0], hint)}
+}
+
+// none wants no arguments.
+func none(cmd *cobra.Command, given []string) error {
+	if len(given) > 0 {
+		return usageError{fmt.Errorf("%s does not know what to do with %q; see %[1]s --help", cmd.CommandPath(), given[0])}
+	}
+	return nil
+}
+
+// exactly wants so many arguments.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, given []string) error {
+		if len(given) != n {
+			return usageError{fmt.Errorf("%s needs %s; see %[1]s --help", cmd.CommandPath(), what)}
+		}
+		return nil
+	}
+}
+
 func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Print the release", Args: cobra.NoArgs,
+	asJSON := false
+	cmd := &cobra.Command{
+		Use: "version", Short: "Print the release", Args: none,
+		Example: "  spare-hub version --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), spare.Version)
+			w := cmd.OutOrStdout()
+			if asJSON {
+				return json.NewEncoder(w).Encode(map[string]string{"version": spare.Version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
+			}
+			_, err := fmt.Fprintln(w, spare.Version)
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
 }
 
 func exitCodes() *cobra.Command {

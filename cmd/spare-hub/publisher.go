@@ -27,7 +27,7 @@ code run on all its nodes, so take it off the hub: "spare-hub publisher export".
 		Example: `  spare-hub publisher show --data ~/spare-hub
   spare-hub publisher export --data ~/spare-hub --remove /media/stick/publisher.key
   spare-hub publisher add --data ~/spare-hub --name ann ann.pub`,
-		Args: cobra.NoArgs,
+		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.PersistentFlags().StringVar(&data, "data", defaultData(), "the hub's data folder")
@@ -35,20 +35,10 @@ code run on all its nodes, so take it off the hub: "spare-hub publisher export".
 	return cmd
 }
 
-// exactly wants so many arguments.
-func exactly(n int, what string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, given []string) error {
-		if len(given) != n {
-			return usageError{fmt.Errorf("%s needs %s; see %[1]s --help", cmd.CommandPath(), what)}
-		}
-		return nil
-	}
-}
-
 func publisherShow(data *string) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
-		Use: "show", Short: "List the publishers that tickets name", Args: cobra.NoArgs,
+		Use: "show", Short: "List the publishers that tickets name", Args: none,
 		Example: "  spare-hub publisher show --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := hub.ReadPublishers(*data)
@@ -110,7 +100,7 @@ folder before still hold the key.`,
 func publisherRotate(data *string) *cobra.Command {
 	var key, newKey string
 	cmd := &cobra.Command{
-		Use: "rotate", Short: "Replace the hub's own publisher key", Args: cobra.NoArgs,
+		Use: "rotate", Short: "Replace the hub's own publisher key", Args: none,
 		Long: `Rotate makes a new key, which the old one signs for. Nodes follow once they see anything
 that the new one signed, and refuse the old one from then on. If the key lies on the hub,
 restart the hub afterwards: it signs its own Apps anew. If it was exported, name its file

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +18,7 @@ import (
 
 func serveCommand() *cobra.Command {
 	var opt hub.Options
-	var allow []string
+	var allow, mirrors []string
 	var asJSON, verbose bool
 	cmd := &cobra.Command{
 		Use:   "serve --data DIR",
@@ -33,7 +34,7 @@ DIR/publisher.key that only its owner can read, the ledger, and the official App
 
   # let jobs fetch their input from a server on the office network
   spare-hub serve --data ~/spare-hub --allow-fetch 192.168.1.0/24`,
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, a := range allow {
 				prefix, err := netip.ParsePrefix(a)
@@ -41,6 +42,16 @@ DIR/publisher.key that only its owner can read, the ledger, and the official App
 					return usageError{fmt.Errorf("--allow-fetch %q: want a network such as 192.168.1.0/24", a)}
 				}
 				opt.AllowFetch = append(opt.AllowFetch, prefix)
+			}
+			for _, m := range mirrors {
+				host, mirror, ok := strings.Cut(m, "=")
+				if !ok || host == "" || mirror == "" {
+					return usageError{fmt.Errorf("--image-mirror %q: want REGISTRY=MIRROR, as docker.io=mirror.lan:5000", m)}
+				}
+				if opt.Mirrors == nil {
+					opt.Mirrors = map[string][]string{}
+				}
+				opt.Mirrors[host] = append(opt.Mirrors[host], mirror)
 			}
 			level := slog.LevelInfo
 			if verbose {
@@ -57,6 +68,7 @@ DIR/publisher.key that only its owner can read, the ledger, and the official App
 	f.StringVar(&opt.Nodes, "nodes", "0.0.0.0:7770", "address for nodes (QUIC over UDP)")
 	f.StringVar(&opt.Name, "name", "", "what the hub calls itself (default: the machine's name)")
 	f.StringSliceVar(&allow, "allow-fetch", nil, "private network that jobs may name as an input url; may be repeated")
+	f.StringSliceVar(&mirrors, "image-mirror", nil, "mirror to ask before a registry of images, as docker.io=mirror.lan:5000; may be repeated")
 	f.StringVar(&opt.Runtimes, "runtimes", besideProgram("runtimes"), "folder of interpreter bundles that nodes may fetch")
 	f.Int64Var(&opt.MinFree, "min-free", 1<<30, "bytes of disk to leave free")
 	f.BoolVar(&asJSON, "json", false, "print the addresses as one line of JSON when ready")

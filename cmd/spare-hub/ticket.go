@@ -24,7 +24,7 @@ machines and a time. The hub may run or not.`,
 		Example: `  spare-hub ticket --data ~/spare-hub
   spare-hub ticket --data ~/spare-hub --pool volunteers --uses 100 --expires 720h
   spare-hub ticket --data ~/spare-hub --address hub.example.org:7770`,
-		Args: cobra.NoArgs,
+		Args: none,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opt.Uses < 1 {
 				return usageError{fmt.Errorf("--uses %d: want 1 or more", opt.Uses)}

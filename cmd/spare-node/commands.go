@@ -18,10 +18,11 @@ import (
 	"github.com/spare-compute/spare/node/policy"
 	"github.com/spare-compute/spare/node/service"
 	"github.com/spare-compute/spare/protocol"
+	"github.com/spare-compute/spare/publisher"
 )
 
 func joinCommand(data *string) *cobra.Command {
-	var require bool
+	var require, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "join TICKET",
 		Short: "Join the hub that issued a ticket",
@@ -33,7 +34,7 @@ is any but "trusted", nothing runs that none of them has signed, whatever the hu
 --require-signature asks the same of a trusted pool, and --require-signature=false
 gives it up.`,
 		Example: `  spare-node join spare1:CgRob21lEhIx…
-  spare-node join spare1:CgRob21lEhIx… --data /srv/spare-node`,
+  spare-node join spare1:CgRob21lEhIx… --data /srv/spare-node --json`,
 		Args:              args(cobra.ExactArgs(1)),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, given []string) error {
@@ -54,6 +55,11 @@ gives it up.`,
 				return err
 			}
 			w := cmd.OutOrStdout()
+			if asJSON {
+				return printJSON(w, map[string]any{
+					"joined": showHub(hub), "data": *data, "require_publisher_signature": required, "publishers": append([]publisher.ID{}, keys...),
+				})
+			}
 			if required {
 				fmt.Fprintf(w, "Only Apps run here that are signed by %s.\n", signers(keys))
 			}
@@ -63,7 +69,13 @@ gives it up.`,
 		},
 	}
 	cmd.Flags().BoolVar(&require, "require-signature", false, "run only Apps that a publisher in the ticket has signed (default: in pools of volunteers)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// showHub is a hub for programs, under the names that "status --json" uses.
+func showHub(hub node.Hub) map[string]any {
+	return map[string]any{"key": hub.Key, "name": hub.Name, "pool": hub.Pool}
 }
 
 // dataFlag is how to name the data folder in a command that is shown.
@@ -119,13 +131,13 @@ func work(ctx context.Context, data string, log *slog.Logger) error {
 }
 
 func leaveCommand(data *string) *cobra.Command {
-	force := false
+	var force, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "leave [HUB]",
 		Short: "Forget a hub",
 		Long:  `Leave makes this node forget a hub, named by its name or the first digits of its key. Without a name it means the only one.`,
 		Example: `  spare-node leave
-  spare-node leave 3f9a02 --force`,
+  spare-node leave 3f9a02 --force --json`,
 		Args: args(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, given []string) error {
 			home, err := node.OpenHome(*data, false)
@@ -137,11 +149,15 @@ func leaveCommand(data *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), map[string]any{"left": showHub(hub)})
+			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Left hub %q (key %s).\n", hub.Name, hub.Key.Short())
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "give up results that the hub has not taken yet")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
@@ -174,7 +190,7 @@ func prefsCommand(data *string) *cobra.Command {
 		Long:  "Prefs shows the preferences. A running node takes changes at once.\n\n" + list.String(),
 		Example: `  spare-node prefs
   spare-node prefs set when=always cores=2 memory=4GiB disk=20GiB`,
-		Args: args(cobra.NoArgs),
+		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := policy.Load(file())
 			if err != nil {

@@ -34,7 +34,7 @@ run. Each entry names the one before it by its hash and the node signs the last,
   spare-node log --since 24h --app video-transcoding
   spare-node log --json -n 0 > guests.json
   spare-node log verify`,
-		Args: args(cobra.NoArgs),
+		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return q.show(cmd.OutOrStdout(), *data, time.Now())
 		},

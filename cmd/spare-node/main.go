@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -102,25 +103,55 @@ this node, 4 the data folder cannot be used, 5 the hub cannot be reached.`,
   sudo spare-node install             work from now on as a service`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          unknownCommand,
+		// Without a RunE cobra shows the help of any command line and finds it right.
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w; see \"%s --help\"", err, cmd.CommandPath())}
+	})
 	data := root.PersistentFlags().String("data", node.DefaultData(), "data folder")
 	if err := root.MarkPersistentFlagDirname("data"); err != nil {
 		panic(err) // the flag is defined one line above
 	}
 	root.AddCommand(joinCommand(data), runCommand(data), statusCommand(data), prefsCommand(data), leaveCommand(data), logCommand(data))
 	root.AddCommand(serviceCommands(data)...)
-	root.AddCommand(&cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  args(cobra.NoArgs),
+	root.AddCommand(versionCommand())
+	return root
+}
+
+func versionCommand() *cobra.Command {
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  spare-node version --json",
+		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "spare-node", spare.Version)
+			w := cmd.OutOrStdout()
+			if asJSON {
+				return printJSON(w, map[string]string{"version": spare.Version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
+			}
+			_, err := fmt.Fprintln(w, "spare-node", spare.Version)
 			return err
 		},
-	})
-	return root
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// unknownCommand refuses what is no sub-command of a command that has some, and names the
+// nearest.
+func unknownCommand(cmd *cobra.Command, given []string) error {
+	if len(given) == 0 {
+		return nil
+	}
+	hint := fmt.Sprintf("see \"%s --help\"", cmd.CommandPath())
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(given[0]); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean %q?", near[0])
+	}
+	return usageError{fmt.Errorf("%s has no command %q; %s", cmd.CommandPath(), given[0], hint)}
 }
 
 // args marks what check finds as wrong use.

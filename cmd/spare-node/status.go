@@ -52,7 +52,7 @@ func render(s node.Status, now time.Time) string {
 	line("system", "%s", joined(" ", d.OS+"/"+d.Arch, d.Distro, d.Kernel))
 	line("cpu", "%s", joined(", ", d.CPU.Model, fmt.Sprintf("%d cores", d.CPU.Cores)))
 	line("memory", "%s", amount(d.Memory))
-	line("disk", "%s", amount(d.Disk))
+	line("disk", "%s", amount(d.Disk)+fullNote(d.Disk))
 	for _, g := range d.GPUs {
 		line("gpu", "%s", joined(" ", g.Model, size(g.Memory), g.Driver))
 	}
@@ -150,7 +150,22 @@ func amount(a *spare.Amount) string {
 	if a == nil {
 		return "not known"
 	}
-	return fmt.Sprintf("%s, %s free", size(a.Total), size(a.Free))
+	free := size(a.Free)
+	if free == "" {
+		free = "0 MiB"
+	}
+	return fmt.Sprintf("%s, %s free", size(a.Total), free)
+}
+
+// diskLow is what a disk has left, in bytes, when hardly any work can still come.
+const diskLow = 16 << 20
+
+// fullNote says what to do about a disk without room.
+func fullNote(disk *spare.Amount) string {
+	if disk == nil || disk.Free >= diskLow {
+		return ""
+	}
+	return "; it is full: free some space, or nothing new can run here"
 }
 
 // size is a number of bytes for people, "" for none.

@@ -27,7 +27,53 @@ func (c *cli) nodeCommand() *cobra.Command {
 			})
 		},
 	}
-	return group("node", "See the machines that work for the hub", list)
+	return group("node", "See and remove the machines that work for the hub", list, c.nodeRemove())
+}
+
+func (c *cli) nodeRemove() *cobra.Command {
+	return &cobra.Command{
+		Use: "remove ID", Short: "Take a machine off the hub", Args: args("a node's ID"),
+		Long: `remove makes the hub forget a machine, named by its name or by the first digits of its
+ID. If it is connected, it is told so and stops; what it works on is done elsewhere. Only
+a ticket lets it in again.`,
+		Example: "  spare node remove 3f9a02b4c1d7\n  spare node remove old-laptop",
+		RunE: func(_ *cobra.Command, given []string) error {
+			return c.do(func(ctx context.Context, cl *client.Client) error {
+				n, err := findNode(ctx, cl, given[0])
+				if err != nil {
+					return err
+				}
+				if err := cl.RemoveNode(ctx, n.ID); err != nil {
+					return err
+				}
+				return c.done(fmt.Sprintf("node %s (%s) is removed; only a new ticket lets it in again", n.ID.Short(), firstOf(n.Device.Name, "without a name")))
+			})
+		},
+	}
+}
+
+// leastOfID is how many digits of a node's id name it, unless it is all of it.
+const leastOfID = 6
+
+// findNode is the one node that goes by a name or the first digits of an id.
+func findNode(ctx context.Context, cl *client.Client, which string) (spare.Node, error) {
+	all, err := cl.Nodes(ctx)
+	if err != nil {
+		return spare.Node{}, err
+	}
+	var found []spare.Node
+	for _, n := range all {
+		if n.Device.Name == which || (len(which) >= leastOfID && strings.HasPrefix(string(n.ID), which)) {
+			found = append(found, n)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return spare.Node{}, &coded{exitRefused, fmt.Errorf("the hub knows no node %.80q; `spare node list` shows those it knows", which)}
+	}
+	return spare.Node{}, &coded{exitRefused, fmt.Errorf("%d nodes go by %.80q; name one by its ID, as `spare node list` shows it", len(found), which)}
 }
 
 func nodeRow(n spare.Node) []string {

@@ -26,7 +26,7 @@ type signing struct {
 	keyFile   string
 	goodFor   time.Duration
 	revision  uint64
-	keepOlder bool
+	keepOlder uint64
 }
 
 func (s *signing) flags(cmd *cobra.Command) {
@@ -34,7 +34,7 @@ func (s *signing) flags(cmd *cobra.Command) {
 	f.StringVar(&s.keyFile, "publisher-key", "", "file of the publisher's private key (SPARE_PUBLISHER_KEY; default: where `spare publisher new` puts it)")
 	f.DurationVar(&s.goodFor, "good-for", catalog.SignedFor, "how long nodes take the signature")
 	f.Uint64Var(&s.revision, "signed-revision", 0, "revision to sign as; it must rise (default: the seconds since 1970)")
-	f.BoolVar(&s.keepOlder, "keep-older", false, "let the revision before it run on, for jobs that pinned it; nodes refuse it otherwise once they have run the new one")
+	f.Uint64Var(&s.keepOlder, "keep-older", 0, "let earlier revisions from `REVISION` on run on, for jobs that pinned them; nodes refuse them otherwise once they have run the new one. The number is yours to know, from when you signed it: a hub could name one with a hole")
 }
 
 // publisherKey finds the private key: the flag wins over the environment.
@@ -46,6 +46,9 @@ func (c *cli) publisherKey(file string) (*publisher.Key, error) {
 	key, err := publisher.ReadKey(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, usage("there is no publisher's key in %s: make one with `spare publisher new`, or name its file with --publisher-key", file)
+	}
+	if err == nil && key.Exposed() {
+		c.note(fmt.Sprintf("everybody on this machine may read the publisher's key %s, as its file system keeps no modes: take the medium away when you are done", file))
 	}
 	return key, err
 }
@@ -62,7 +65,7 @@ func (c *cli) publisherFile(file string) (string, error) {
 }
 
 // sign signs an App's folder as the hub will store it. The hub is asked for nothing but
-// the last revision: what is signed is read here.
+// the last revision, so as to exceed it: all else that is signed is read here.
 func (c *cli) sign(ctx context.Context, cl *client.Client, folder string, s signing) (spare.App, error) {
 	key, err := c.publisherKey(s.keyFile)
 	if err != nil {
@@ -96,8 +99,8 @@ func (c *cli) sign(ctx context.Context, cl *client.Client, folder string, s sign
 	default:
 		m.Revision = publisher.NextRevision(last, now)
 	}
-	if s.keepOlder {
-		m.Oldest = min(last, m.Revision)
+	if m.Oldest = s.keepOlder; m.Oldest > m.Revision {
+		return app, usage("--keep-older %d: %s is signed as revision %d, and that one is later", m.Oldest, app.Tag(), m.Revision)
 	}
 	app.Signed, err = publisher.Sign(key, m)
 	return app, err
@@ -130,7 +133,11 @@ func (c *cli) pinImage(ctx context.Context, app *spare.App, folder string) error
 	}
 	// Whoever signs chose the image, and may have it on their own network.
 	everywhere := egress.Rule{Allow: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}}
-	pinned, err := image.NewRegistries(image.RegistryOptions{Rule: everywhere}).Resolve(ctx, ref, image.Credential{})
+	cred, err := catalog.Credential(*app)
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", folder, err)
+	}
+	pinned, err := image.NewRegistries(image.RegistryOptions{Rule: everywhere}).Resolve(ctx, ref, cred)
 	if err != nil {
 		return fmt.Errorf("sign %s: find the digest of %w; write it in platform_config.container as NAME@sha256:…", folder, err)
 	}

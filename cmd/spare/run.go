@@ -93,7 +93,7 @@ func parseInput(given string) (input, error) {
 	case !info.Mode().IsRegular():
 		return input{}, fmt.Errorf("%s is no ordinary file: write it to one first", given)
 	case info.Size() == 0:
-		return input{}, fmt.Errorf("%s is empty: there is nothing to work on", given)
+		return input{}, fmt.Errorf("%s is empty: there is nothing to work on; name a file with something in it", given)
 	}
 	return input{file: given}, nil
 }
@@ -252,7 +252,7 @@ func (c *cli) finish(cl *client.Client, id, out string, overwrite bool) error {
 	}
 	switch j.State {
 	case client.StateFailed:
-		return &coded{exitJobFailed, fmt.Errorf("job %s failed: %s", id, firstOf(j.Error, "the hub does not say why"))}
+		return &coded{exitJobFailed, fmt.Errorf("job %s failed: %s; `spare job logs %[1]s` shows what was printed", id, firstOf(j.Error, "the hub does not say why"))}
 	case client.StateAborted:
 		return &coded{exitAborted, fmt.Errorf("job %s was aborted", id)}
 	}

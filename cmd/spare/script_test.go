@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"os"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/hub/api/apitest"
 	"github.com/spare-compute/spare/hub/store"
 	"github.com/spare-compute/spare/image/imagetest"
@@ -28,8 +31,11 @@ func TestScripts(t *testing.T) {
 	registry := imagetest.Serve(t)
 	registry.Put("tools/video:1", imagetest.Make(t, imagetest.Options{}, imagetest.Tar(t, imagetest.File{Name: "f", Text: "x"})))
 	testscript.Run(t, testscript.Params{
-		Dir:  "testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "jobid": jobID},
+		Dir: "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits, "jobid": jobID,
+			"node": func(ts *testscript.TestScript, _ bool, args []string) { putNode(ts, h.Store, args[0]) },
+		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("SPARE_HUB", h.URL)
 			// Each script is an owner of its own and sees its own jobs.
@@ -60,6 +66,13 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	if text := ts.ReadFile("stderr"); got != 0 && strings.Count(text, "\n") != 1 {
 		ts.Fatalf("want one sentence on stderr, got %q", text)
 	}
+}
+
+// putNode makes the hub know a node and puts its id into $NODE: node NAME
+func putNode(ts *testscript.TestScript, nodes store.Nodes, name string) {
+	id := spare.NodeID(spare.Sum([]byte(rand.Text())))
+	ts.Check(nodes.PutNode(context.Background(), spare.Node{ID: id, Device: spare.Device{Name: name}}))
+	ts.Setenv("NODE", id.Short())
 }
 
 // jobID puts the id of the job in a JSON file into $JOB.

@@ -51,9 +51,13 @@ type Jobs interface {
 	Progress(ctx context.Context, id spare.JobID) (Progress, error)
 }
 
-// Nodes lists the machines the hub knows, with their present state and reason.
+// Nodes are the machines the hub knows.
 type Nodes interface {
+	// List returns them with their present state and reason.
 	List(ctx context.Context) ([]spare.Node, error)
+	// Remove makes the hub forget one, which then needs a ticket to come back.
+	// store.ErrNotFound says that there is none.
+	Remove(ctx context.Context, id spare.NodeID) error
 }
 
 // Sources tells, without any traffic, why a data source cannot be served. The hub's

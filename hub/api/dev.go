@@ -17,7 +17,12 @@ import (
 	"github.com/spare-compute/spare/hub/store"
 )
 
-const purposeBundle = "bundle"
+// A link to a bundle that holds a registry's token is of its own purpose: one that was
+// made while the version held none does not open it.
+const (
+	purposeBundle = "bundle"
+	purposeSecret = "bundle with a token"
+)
 
 // appJSON is a pushed App or engine as the contract shows it, and the older era's fields.
 type appJSON struct {
@@ -58,7 +63,8 @@ type needsJSON struct {
 	Arch      []string `json:"arch"`
 }
 
-// platformJSON never carries the registry's token: it is a secret.
+// platformJSON never carries the registry's token: it is a secret, and so is a bundle
+// with it in its manifest.
 type platformJSON struct {
 	Container    string   `json:"container"`
 	PrivateImage bool     `json:"privateImage"`
@@ -160,8 +166,20 @@ func (d dev) push(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, out)
 }
 
+// bundleLink is "" for whom the bundle is kept from.
 func (d dev) bundleLink(r *http.Request, a spare.App) string {
-	return d.link(r, purposeBundle, "/v1/dev/"+d.plural+"/"+a.Tag()+"/bundle", linkLife)
+	purpose := purposeBundle
+	if catalog.HoldsSecret(a) {
+		if !changes(caller(r.Context()), a.Owner) {
+			return ""
+		}
+		purpose = purposeSecret
+	}
+	return d.link(r, purpose, "/v1/dev/"+d.plural+"/"+a.Tag()+"/bundle", linkLife)
+}
+
+func keptFrom(a spare.App) error {
+	return refuse(http.StatusForbidden, "the bundle of %s holds a registry's token: only %s or an admin may fetch it; have them put the image on this hub (`spare image push`), take the token out of manifest.json and push again", a.Tag(), a.Owner)
 }
 
 func (d dev) list(w http.ResponseWriter, r *http.Request) error {
@@ -253,6 +271,9 @@ func (d dev) download(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	link := d.bundleLink(r, a)
+	if link == "" {
+		return keptFrom(a)
+	}
 	return d.answer(w, r, a, link, link)
 }
 
@@ -290,10 +311,13 @@ func (d dev) setActive(active bool) handler {
 // bundle sends the packed folder that a link of download names.
 func (d dev) bundle(w http.ResponseWriter, r *http.Request) error {
 	signed, err := d.signed(r, purposeBundle)
+	owners := false
 	if err != nil {
-		return err
+		if owners, _ = d.signed(r, purposeSecret); !owners {
+			return err
+		}
 	}
-	if signed {
+	if signed || owners {
 		// The link was made for someone who may read it.
 		r = r.WithContext(context.WithValue(r.Context(), keyPrincipal, store.Key{Role: store.RoleViewer}))
 	} else if r, err = d.admit(r, viewer); err != nil {
@@ -302,6 +326,9 @@ func (d dev) bundle(w http.ResponseWriter, r *http.Request) error {
 	a, err := d.find(r)
 	if err != nil {
 		return err
+	}
+	if catalog.HoldsSecret(a) && !owners && !changes(caller(r.Context()), a.Owner) {
+		return keptFrom(a)
 	}
 	name := fmt.Sprintf("%s.tar.zst", strings.ReplaceAll(a.Tag(), "@", "-"))
 	return d.sendBlob(w, r, spare.File{Name: name, Digest: a.Bundle, Size: a.BundleSize})

@@ -133,7 +133,7 @@ func (s *server) missingParts(w http.ResponseWriter, r *http.Request) error {
 			return refuseField("blobs["+strconv.Itoa(i)+"]", "want {\"digest\": 64 hex digits, \"size\": bytes}")
 		}
 	}
-	missing, err := s.Images.Missing(parts)
+	missing, err := s.Images.Missing(r.Context(), parts, caller(r.Context()).Owner)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (s *server) partState(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer release()
-	part, err := s.Images.Begin(image.Blob{Digest: digest, Size: size})
+	part, err := s.Images.Begin(r.Context(), image.Blob{Digest: digest, Size: size}, caller(r.Context()).Owner)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (s *server) putPart(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer release()
-	to, err := s.Images.Begin(image.Blob{Digest: digest, Size: p.total})
+	to, err := s.Images.Begin(r.Context(), image.Blob{Digest: digest, Size: p.total}, caller(r.Context()).Owner)
 	if err != nil {
 		return err
 	}

@@ -93,6 +93,7 @@ func (s *server) jobRoutes() {
 	s.handle("GET /v1/events", viewer, s.allEvents)
 	s.handle("POST /v1/computing/logs", viewer, s.logs)
 	s.handle("GET /v1/computing/nodes", known, s.listNodes)
+	s.handle("DELETE /v1/computing/nodes/{id}", admin, s.removeNode)
 	// These take a signed link in place of a key, and see to it themselves.
 	s.handle("PUT "+job+"/upload", public, s.upload)
 	s.handle("HEAD "+job+"/upload", public, s.uploadState)

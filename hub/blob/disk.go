@@ -5,7 +5,7 @@
 // The API, the gateway, the pipeline and the catalogue put and read blobs.
 //
 //	root/ab/cdef…          a blob, by the first two and the other 62 digits of its digest
-//	root/partials/D.SIZE   the beginning of a blob somebody is sending
+//	root/partials/D.SIZE   the beginning of a blob somebody is sending; .SENDER behind it: one sender's
 //	root/tmp/              what is being written; emptied at start
 package blob
 

@@ -35,8 +35,23 @@ func (d *Disk) Partial(digest spare.Digest, size int64) (Writer, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
+	return d.begin(digest, size, string(digest)+"."+strconv.FormatInt(size, 10))
+}
+
+// PartialOf is Partial for one sender who has to show that he has the blob: whether it is
+// here, or somebody else is sending it, makes no difference to him. What he sent of it
+// before is gone on with; where the blob turns out to be here, Commit keeps one of both.
+func (d *Disk) PartialOf(sender string, digest spare.Digest, size int64) (Writer, error) {
+	if !digest.Valid() || size < 0 {
+		return nil, fmt.Errorf("blob %.80q of %d bytes: %w", string(digest), size, ErrMismatch)
+	}
+	return d.begin(digest, size, string(digest)+"."+strconv.FormatInt(size, 10)+"."+string(spare.Sum([]byte(sender))[:32]))
+}
+
+// begin opens the beginning of a blob that is kept under key.
+func (d *Disk) begin(digest spare.Digest, size int64, key string) (Writer, error) {
 	p := &partial{d: d, digest: digest, size: size, sum: sha256.New()}
-	if err := p.open(); err != nil {
+	if err := p.open(key); err != nil {
 		return nil, err
 	}
 	if err := d.Room(size - p.offset); err != nil {
@@ -88,8 +103,7 @@ type partial struct {
 
 // open takes the blob's partial file, or one aside if that is taken, and reads in what
 // it holds so that the digest goes on from there.
-func (p *partial) open() error {
-	key := string(p.digest) + "." + strconv.FormatInt(p.size, 10)
+func (p *partial) open(key string) error {
 	p.d.mu.Lock()
 	_, taken := p.d.partials[key]
 	if !taken {

@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/publisher"
 )
 
 // Images finds out what image a name means.
@@ -63,6 +64,34 @@ func readEnvironment(at string, app spare.App) (wish, error) {
 		w.Runtime = "wasm" // there alone it can be promised
 	}
 	return w, nil
+}
+
+// HoldsSecret reports whether an App's platform_config says how to get into a registry,
+// as its manifest and so its bundle then do too. A user's name alone opens nothing.
+func HoldsSecret(app spare.App) bool { return opens(app.Config) }
+
+func opens(settings json.RawMessage) bool {
+	var all map[string]json.RawMessage
+	if json.Unmarshal(settings, &all) != nil {
+		return false // a value, which its key spoke for
+	}
+	for key, value := range all {
+		if isNull(value) || string(value) == `""` {
+			continue
+		}
+		name := canonical(key)
+		alone, err := json.Marshal(map[string]bool{key: true})
+		if err != nil {
+			return true
+		}
+		// What publishers leave out of what they sign is what nobody else may read.
+		signed, err := publisher.Config(alone)
+		secret := err != nil || len(signed) == 0
+		if secret && name != canonical("username") && name != canonical("registry_username") || opens(value) {
+			return true
+		}
+	}
+	return false
 }
 
 // runnable says why no node can run this App, if so: what nothing enforces or serves is

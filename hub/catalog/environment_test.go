@@ -77,3 +77,15 @@ func TestActivate_PinsTheImageThatThePushCouldNot(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+func TestHoldsSecret(t *testing.T) {
+	for config, want := range map[string]bool{
+		``: false, `{}`: false, `{"container":"cv:1","username":"ann","private_image":true,"gpus":[1]}`: false,
+		`{"token":""}`: false, `{"token":null}`: false, `{"username":"ann","token":"x"}`: true, `{"TOKEN":"x"}`: true,
+		`{"Registry-Password":"x"}`: true, `{"registry":{"auths":{"auth":"x"}}}`: true, `{"credentials":{"a":"b"}}`: true,
+	} {
+		if got := catalog.HoldsSecret(spare.App{Config: []byte(config)}); got != want {
+			t.Errorf("%s: %v", config, got)
+		}
+	}
+}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spare-compute/spare"
@@ -22,6 +24,7 @@ type ImageBlobs interface {
 	Stat(d spare.Digest) (int64, error)
 	Open(d spare.Digest, offset int64) (io.ReadCloser, int64, error)
 	Partial(d spare.Digest, size int64) (blob.Writer, error)
+	PartialOf(sender string, d spare.Digest, size int64) (blob.Writer, error)
 }
 
 // Resolver asks a registry what a name means; image.Registries is one.
@@ -39,15 +42,66 @@ type ShelfConfig struct {
 }
 
 // A Shelf is the images that a hub holds under their usual names, so that nodes get them
-// from it where no registry is in reach. Their parts are ordinary blobs.
-type Shelf struct{ ShelfConfig }
+// from it where no registry is in reach. Their parts are ordinary blobs, among which lie
+// other people's inputs and results: who pushes an image has what is in it, and shows so
+// by sending it, unless it is in an image here already, which everybody may use.
+type Shelf struct {
+	ShelfConfig
+
+	mu   sync.Mutex
+	sent map[sentPart]time.Time // when; forgotten at a restart, which costs a transfer
+}
+
+// sentPart is a part that an owner has sent whole.
+type sentPart struct {
+	owner  string
+	digest spare.Digest
+}
+
+// sentFor is how long a sent part counts as its sender's. A part that is in no image by
+// then is swept.
+const sentFor = 24 * time.Hour
 
 // NewShelf makes a Shelf.
 func NewShelf(cfg ShelfConfig) *Shelf {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Shelf{cfg}
+	return &Shelf{ShelfConfig: cfg, sent: map[sentPart]time.Time{}}
+}
+
+// note remembers who sent a part.
+func (s *Shelf) note(owner string, d spare.Digest) {
+	now := s.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for part, at := range s.sent {
+		if now.Sub(at) > sentFor {
+			delete(s.sent, part)
+		}
+	}
+	s.sent[sentPart{owner, d}] = now
+}
+
+// holds tells which parts an owner need not send: what he sent, and what images are made
+// of.
+func (s *Shelf) holds(ctx context.Context, owner string) (func(spare.Digest) bool, error) {
+	all, err := s.Store.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	shared := map[spare.Digest]bool{}
+	for _, im := range all {
+		for _, d := range im.Parts {
+			shared[d] = true
+		}
+	}
+	return func(d spare.Digest) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		at, own := s.sent[sentPart{owner, d}]
+		return shared[d] || own && s.Now().Sub(at) <= sentFor
+	}, nil
 }
 
 func parseImage(text string) (image.Ref, error) {
@@ -95,11 +149,19 @@ func explainResolve(ref image.Ref, err error) error {
 	return &Refused{Sentence: fmt.Sprintf("%v; where this hub reaches no registry, put the image on it with %s", err, push), Err: err}
 }
 
-// Missing tells which parts of an image are not here. Those that are will stay for as
-// long as it takes to send the others.
-func (s *Shelf) Missing(parts []image.Blob) ([]image.Blob, error) {
+// Missing tells which parts of an image its owner has to send. The others are here, and
+// will stay for as long as it takes.
+func (s *Shelf) Missing(ctx context.Context, parts []image.Blob, owner string) ([]image.Blob, error) {
+	holds, err := s.holds(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
 	missing := []image.Blob{}
 	for _, p := range parts {
+		if !holds(p.Digest) {
+			missing = append(missing, p)
+			continue
+		}
 		size, err := s.Blobs.Stat(p.Digest)
 		switch {
 		case errors.Is(err, blob.ErrNotFound):
@@ -127,13 +189,39 @@ func (s *Shelf) refresh(p image.Blob) error {
 	return w.Close()
 }
 
-// Begin takes a part of an image, or goes on with one.
-func (s *Shelf) Begin(p image.Blob) (blob.Writer, error) {
-	w, err := s.Blobs.Partial(p.Digest, p.Size)
+// Begin takes a part of an image from its owner, or goes on with one.
+func (s *Shelf) Begin(ctx context.Context, p image.Blob, owner string) (blob.Writer, error) {
+	holds, err := s.holds(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	var w blob.Writer
+	if holds(p.Digest) {
+		w, err = s.Blobs.Partial(p.Digest, p.Size)
+	} else if w, err = s.Blobs.PartialOf(owner, p.Digest, p.Size); err == nil {
+		w = &partOf{Writer: w, sent: func() { s.note(owner, p.Digest) }}
+		if w.Offset() == p.Size && p.Size > 0 && w.Commit() == nil {
+			w, err = s.Blobs.Partial(p.Digest, p.Size) // all of it came, just before the hub ended
+		}
+	}
 	if errors.Is(err, blob.ErrMismatch) {
 		return nil, &Refused{Sentence: err.Error(), Err: err}
 	}
 	return w, err
+}
+
+// partOf is a part on its way, which is its sender's once it is whole.
+type partOf struct {
+	blob.Writer
+	sent func()
+}
+
+func (p *partOf) Commit() error {
+	err := p.Writer.Commit()
+	if err == nil {
+		p.sent()
+	}
+	return err
 }
 
 // Put makes a name mean an image whose parts are all here.
@@ -154,7 +242,7 @@ func (s *Shelf) Put(ctx context.Context, name string, digest spare.Digest, owner
 			return store.Image{}, forbid("image", im.Name, im.Owner)
 		}
 	}
-	im, err := s.compose(digest)
+	im, err := s.compose(ctx, digest, owner)
 	if err != nil {
 		return store.Image{}, err
 	}
@@ -166,8 +254,17 @@ func (s *Shelf) Put(ctx context.Context, name string, digest spare.Digest, owner
 }
 
 // compose reads an image's documents and makes sure that it is one, and whole.
-func (s *Shelf) compose(digest spare.Digest) (store.Image, error) {
-	parts, err := image.Parts(digest, func(d spare.Digest, _ bool) ([]byte, error) { return s.document(d) })
+func (s *Shelf) compose(ctx context.Context, digest spare.Digest, owner string) (store.Image, error) {
+	holds, err := s.holds(ctx, owner)
+	if err != nil {
+		return store.Image{}, err
+	}
+	parts, err := image.Parts(digest, func(d spare.Digest, _ bool) ([]byte, error) {
+		if !holds(d) {
+			return nil, fmt.Errorf("part %s: %w", d.Short(), image.ErrNotFound)
+		}
+		return s.document(d)
+	})
 	var refused *image.Refused
 	switch {
 	case errors.As(err, &refused), errors.Is(err, image.ErrNotFound), errors.Is(err, image.ErrCorrupt):
@@ -175,7 +272,7 @@ func (s *Shelf) compose(digest spare.Digest) (store.Image, error) {
 	case err != nil:
 		return store.Image{}, err
 	}
-	missing, err := s.Missing(parts.Blobs)
+	missing, err := s.Missing(ctx, parts.Blobs, owner)
 	if err != nil {
 		return store.Image{}, err
 	}
@@ -226,13 +323,18 @@ func (s *Shelf) Remove(ctx context.Context, name, owner string, any bool) ([]sto
 		if im.Owner != owner && !any {
 			return nil, forbid("image", im.Name, im.Owner)
 		}
-		if err := s.unused(ctx, im, all); err != nil {
-			return nil, err
-		}
 		gone = append(gone, im)
 	}
 	if len(gone) == 0 {
 		return nil, &UnknownError{What: "image", Name: ref.String(), Hint: "`spare image list` shows those that are here"}
+	}
+	left := slices.DeleteFunc(all, func(im store.Image) bool {
+		return slices.ContainsFunc(gone, func(g store.Image) bool { return g.Name == im.Name && g.Digest == im.Digest })
+	})
+	for _, im := range gone {
+		if err := s.unused(ctx, im, left); err != nil {
+			return nil, err
+		}
 	}
 	for _, im := range gone {
 		if err := s.Store.DeleteImage(ctx, im.Name, im.Digest); err != nil {
@@ -242,10 +344,11 @@ func (s *Shelf) Remove(ctx context.Context, name, owner string, any bool) ([]sto
 	return gone, nil
 }
 
-// unused refuses to take away what the nodes need for an App that takes jobs.
-func (s *Shelf) unused(ctx context.Context, im store.Image, all []store.Image) error {
-	for _, other := range all {
-		if other.Digest == im.Digest && other.Name != im.Name {
+// unused refuses to take away what the nodes need for an App that takes jobs, unless it
+// is among what is left.
+func (s *Shelf) unused(ctx context.Context, im store.Image, left []store.Image) error {
+	for _, other := range left {
+		if other.Digest == im.Digest {
 			return nil // it stays under its other name
 		}
 	}

@@ -60,6 +60,9 @@ func ParseManifest(raw []byte) (spare.App, []string, error) {
 	if err := runnable(app); err != nil {
 		warnings = append(warnings, err.Error())
 	}
+	if HoldsSecret(app) {
+		warnings = append(warnings, fmt.Sprintf("%s holds a registry's token, which every node that runs the App gets with it; put the image on the hub with `spare image push` and leave the token out", m.at("platform_config")))
+	}
 	return app, warnings, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"time"
 
@@ -16,6 +17,10 @@ const (
 	DefaultJobTimeout  = 24 * time.Hour
 	DefaultRetries     = 3 // distinct nodes that may fail a chunk
 )
+
+// maxAppParams is the size in bytes of an App's merged parameters. With a chunk's input of
+// up to 64 KiB and the App's manifest they must fit into a message (protocol.MaxFrame).
+const maxAppParams = 256 << 10
 
 // Plan makes every choice of a job and pins it: the App's revision, the strategies with
 // their settings, the parameters merged from template, preset and job, what a node must
@@ -134,7 +139,10 @@ func (c *Catalog) settings(ctx context.Context, t spare.Template, app spare.App,
 		}
 		s.tools = rules.tools(value)
 	}
-	s.app, err = encode(value)
+	if s.app, err = encode(value); err == nil && len(s.app) > maxAppParams {
+		err = &FieldError{Path: path, Message: fmt.Sprintf(
+			"the App's parameters have %d bytes with those of template and preset, and may have %d: they go to a node with every chunk; put what is long into the input", len(s.app), maxAppParams)}
+	}
 	return s, err
 }
 

@@ -3,8 +3,10 @@ package catalog_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,6 +69,18 @@ func TestPlan_ALaterPushChangesNothing(t *testing.T) {
 	}
 	if again, _ := json.Marshal(before); !bytes.Equal(kept, again) {
 		t.Error("the earlier plan was changed")
+	}
+}
+
+func TestPlan_ParametersFitIntoALease(t *testing.T) {
+	s := shelved(t)
+	_, err := s.Plan(t.Context(), job(`{"app":{"mode":"fast","list":[1`+strings.Repeat(",1", 200_000)+`]}}`))
+	var field *catalog.FieldError
+	if !errors.As(err, &field) || field.Path != "params.app" || !strings.Contains(err.Error(), "put what is long into the input") {
+		t.Errorf("400 KB of parameters: %v", err)
+	}
+	if _, err := s.Plan(t.Context(), job(`{"app":{"mode":"fast","list":[1`+strings.Repeat(",1", 100_000)+`]}}`)); err != nil {
+		t.Errorf("200 KB of parameters: %v", err)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"reflect"
 	"strings"
 	"time"
 
@@ -46,6 +45,12 @@ func Inspect(dir string, kind spare.Kind) (spare.App, error) {
 	}
 	f.app.Bundle, f.app.BundleSize = digest, info.Size()
 	return f.app, nil
+}
+
+// Credential is the way into the registry of an App's image, as its platform_config says.
+func Credential(app spare.App) (image.Credential, error) {
+	w, err := readEnvironment("platform_config", app)
+	return image.Credential{Username: w.username, Token: w.token}, err
 }
 
 // Attach gives a version that is stored already its publisher's signed manifest. It
@@ -145,9 +150,6 @@ func (c *Catalog) verify(app spare.App, have *spare.App) error {
 	if err == nil {
 		err = st.Covers(app)
 	}
-	if err == nil && !reflect.DeepEqual(normal(st.Needs), normal(app.Needs)) {
-		err = fmt.Errorf("%w: its device_requirements are not the signed ones", publisher.ErrMixed)
-	}
 	if err != nil {
 		return &Refused{Sentence: fmt.Sprintf("the signature of %s is refused: %v; sign this very folder with this program's release and push it again", app.Tag(), err), Err: err}
 	}
@@ -156,16 +158,6 @@ func (c *Catalog) verify(app spare.App, have *spare.App) error {
 		return nil
 	}
 	return refuse("%s is signed as revision %d, and the last signed one here is revision %d; nodes would take it for an attempt to roll back, so sign it with a higher one", app.Tag(), st.Revision, last)
-}
-
-// normal makes empty lists alike, however they are written.
-func normal(n spare.Requirements) spare.Requirements {
-	for _, list := range []*[]string{&n.GPU, &n.Tools, &n.OS, &n.Arch} {
-		if len(*list) == 0 {
-			*list = nil
-		}
-	}
-	return n
 }
 
 // signedRevision is the publisher's revision of a stored App, 0 if it has none.

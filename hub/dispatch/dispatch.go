@@ -7,7 +7,9 @@ package dispatch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/spare-compute/spare/hub/scheduler"
@@ -17,11 +19,16 @@ import (
 // ErrStopped is returned to callers whose event or question came after the end.
 var ErrStopped = errors.New("the hub is shutting down")
 
+// ErrHeld is returned to callers whose question waited for too long.
+var ErrHeld = errors.New("the hub is busy and could not answer in time; try again")
+
 const (
 	queued   = 4096 // events waiting for the loop
 	perTurn  = 2048 // events applied before a turn is written
 	retryMin = 100 * time.Millisecond
 	retryMax = 5 * time.Second
+
+	askWithin = 5 * time.Second // a question waits no longer, whoever asks
 )
 
 // Config is what a Dispatcher needs.
@@ -39,13 +46,17 @@ type Config struct {
 // A Dispatcher is the core's loop. Make it with New and start it with Run.
 type Dispatcher struct {
 	cfg   Config
-	inbox chan any // scheduler.Event or query
+	inbox chan any // scheduler.Event or *query
 	done  chan struct{}
+	fault atomic.Pointer[error] // why the ledger cannot be written now, or nil
 }
 
+// query is a question. Whoever sets taken first has it: the loop, to answer it, or the
+// one who asked, to give up. So what ask writes is never written behind its owner's back.
 type query struct {
-	ask  func(*scheduler.Core, time.Time)
-	done chan struct{}
+	ask   func(*scheduler.Core, time.Time)
+	taken atomic.Bool
+	done  chan struct{}
 }
 
 // New returns a dispatcher that has not started.
@@ -71,18 +82,34 @@ func (d *Dispatcher) Post(ctx context.Context, events ...scheduler.Event) error 
 }
 
 // Ask runs f on the loop, where it may read the core, and waits for it. What f sees
-// includes every event posted before.
+// includes every event posted before. It does not wait while the ledger cannot be written
+// but says so; then f was not run and will not be.
 func (d *Dispatcher) Ask(ctx context.Context, f func(core *scheduler.Core, now time.Time)) error {
-	q := query{ask: f, done: make(chan struct{})}
-	if err := d.send(ctx, q); err != nil {
+	ctx, cancel := context.WithTimeoutCause(ctx, askWithin, ErrHeld)
+	defer cancel()
+	q := &query{ask: f, done: make(chan struct{})}
+	err := d.send(ctx, q)
+	if err == nil {
+		select {
+		case <-q.done:
+			return nil
+		case <-d.done:
+			err = ErrStopped
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if !q.taken.CompareAndSwap(false, true) {
+			<-q.done // it is being answered
+			return nil
+		}
+	}
+	if !errors.Is(context.Cause(ctx), ErrHeld) {
 		return err
 	}
-	select {
-	case <-q.done:
-		return nil
-	case <-d.done:
-		return ErrStopped
+	if fault := d.fault.Load(); fault != nil {
+		return fmt.Errorf("the hub cannot write to its ledger and holds all work until it can: %w", *fault)
 	}
+	return ErrHeld
 }
 
 func (d *Dispatcher) send(ctx context.Context, item any) error {
@@ -140,9 +167,11 @@ func (d *Dispatcher) apply(item any) {
 	switch item := item.(type) {
 	case scheduler.Event:
 		d.cfg.Core.Apply(time.Now(), item)
-	case query:
-		item.ask(d.cfg.Core, time.Now())
-		close(item.done)
+	case *query:
+		if item.taken.CompareAndSwap(false, true) {
+			item.ask(d.cfg.Core, time.Now())
+			close(item.done)
+		}
 	}
 }
 
@@ -159,8 +188,10 @@ func (d *Dispatcher) commit(ctx context.Context, batch scheduler.Ledger) error {
 		// The write itself is not cut short by a shutdown: half a turn helps nobody.
 		err := d.cfg.Ledger.Commit(context.WithoutCancel(ctx), batch)
 		if err == nil {
+			d.fault.Store(nil)
 			return nil
 		}
+		d.fault.Store(&err)
 		d.cfg.Log.Error("cannot write to the ledger; holding all work until it can be written",
 			"error", err, "next try", wait)
 		select {

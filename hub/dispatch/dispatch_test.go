@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -128,6 +129,44 @@ func TestDispatcher_AskSeesWhatWasPostedBefore(t *testing.T) {
 		}
 		if !known {
 			t.Error("the core does not know the job that was posted before the question")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestDispatcher_AskDoesNotWaitForALedgerThatCannotBeWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &ledger{}
+		l.full.Store(true)
+		d, cancel, done := start(t, l, func(scheduler.Decision) {})
+		if err := d.Post(t.Context(), work()...); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		ran := false // unguarded: the race detector sees whether a question is answered behind its owner's back
+		ask := func(ctx context.Context) error {
+			return d.Ask(ctx, func(*scheduler.Core, time.Time) { ran = true })
+		}
+		began := time.Now()
+		if err := ask(t.Context()); err == nil || !strings.Contains(err.Error(), "no space left on device") || time.Since(began) > askWithin {
+			t.Errorf("after %v: %v; want soon why the ledger cannot be written", time.Since(began), err)
+		}
+		hungUp, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		if err := ask(hungUp); !errors.Is(err, context.Canceled) {
+			t.Errorf("who hung up was told %v", err)
+		}
+		l.full.Store(false)
+		time.Sleep(retryMax)
+		synctest.Wait()
+		if ran {
+			t.Error("a question was answered that nobody waited for")
+		}
+		if err := ask(t.Context()); err != nil || !ran {
+			t.Errorf("once the ledger can be written: %v, answered %v", err, ran)
 		}
 		cancel()
 		if err := <-done; err != nil {

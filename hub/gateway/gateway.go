@@ -95,6 +95,14 @@ func (g *Gateway) Decided(dec scheduler.Decision) {
 			g.grants.drop(dec.Node, a)
 		}
 		g.send(dec.Node, &pb.Frame{Body: &pb.Frame_Cancel{Cancel: &pb.Cancel{Attempts: ids, Reason: dec.Reason}}})
+	case scheduler.Lapsed:
+		g.grants.change(dec.Node, dec.Attempt, func(held *grant) { held.lapsed = true })
+	case scheduler.Resumed:
+		g.grants.change(dec.Node, dec.Attempt, func(held *grant) { held.lapsed, held.at = false, time.Now() })
+	case scheduler.JobDone:
+		g.grants.forget(dec.Job)
+	case scheduler.JobFailed:
+		g.grants.forget(dec.Job)
 	case scheduler.Ack:
 		g.grants.drop(dec.Node, dec.Attempt)
 		if s := g.session(dec.Node); s != nil {

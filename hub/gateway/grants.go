@@ -8,8 +8,11 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/hub/scheduler"
@@ -18,31 +21,51 @@ import (
 	"github.com/spare-compute/spare/protocol/pb"
 )
 
-// grants remembers what each node holds a lease on, and so may fetch. It outlives
+// grants remembers what each node was leased, and so may fetch and hand over. It outlives
 // sessions, and is filled again from the store when a node returns after a restart.
 type grants struct {
 	store  store.Store
 	images Images // nil: the hub holds none
 
-	mu    sync.Mutex
-	held  map[spare.NodeID]map[spare.AttemptID]grant
-	plans map[spare.JobID]*plan // of jobs with a lease
+	mu      sync.Mutex
+	held    map[spare.NodeID]map[spare.AttemptID]grant
+	uploads map[spare.NodeID]map[spare.Digest]upload // that no report has named yet
+	plans   map[spare.JobID]*plan                    // the last maxPlans that were used
+	clock   int                                      // of their use
 }
 
-// grant is what one lease lets a node fetch.
+// grant is what one lease lets a node do. A lapsed one still lets it: its result is taken
+// while the task is open.
 type grant struct {
 	at      time.Time
+	lapsed  bool
 	digests [2]spare.Digest // input and checkpoint
+	plan    *plan           // nil until the lease is made
+}
+
+// upload is a blob that a node began to hand over.
+type upload struct {
+	size int64
+	at   time.Time
 }
 
 // plan is what a lease needs to know of its job.
 type plan struct {
-	job   spare.Job
-	app   *pb.App
-	users int // leases that refer to it
+	job  spare.Job
+	app  *pb.App
+	used int // when, by grants.clock
 
 	content []spare.Digest // the App's bundle, and its image's blobs if the hub holds them
 }
+
+const (
+	maxPlans = 256 // jobs whose plan is kept in memory
+	// uploadAge is how long an upload counts that is never reported: blobs that nothing
+	// names are swept after that time.
+	uploadAge = time.Hour
+	// maxLease is the size in bytes of the largest lease; the rest is the message's frame.
+	maxLease = protocol.MaxFrame - 1<<10
+)
 
 // Images tells what the images on this hub are made of; catalog.Shelf does.
 type Images interface {
@@ -51,38 +74,84 @@ type Images interface {
 
 func newGrants(st store.Store, images Images) *grants {
 	return &grants{
-		store: st, images: images, held: map[spare.NodeID]map[spare.AttemptID]grant{}, plans: map[spare.JobID]*plan{},
+		store: st, images: images, held: map[spare.NodeID]map[spare.AttemptID]grant{},
+		uploads: map[spare.NodeID]map[spare.Digest]upload{}, plans: map[spare.JobID]*plan{},
 	}
 }
 
-// take notes that a node holds an attempt of task and returns the job's plan.
-func (g *grants) take(ctx context.Context, node spare.NodeID, attempt spare.AttemptID, task spare.Task) (*plan, error) {
-	p, err := g.plan(ctx, task.Job)
-	if err != nil {
-		return nil, err
+// take notes that a node has an attempt of task.
+func (g *grants) take(node spare.NodeID, attempt spare.AttemptID, task spare.Task, lapsed bool) {
+	taken := grant{at: time.Now(), lapsed: lapsed, digests: [2]spare.Digest{task.Input.Digest}}
+	if left, _ := task.Checkpoint(); left != nil {
+		taken.digests[1] = left.Digest
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.held[node] == nil {
 		g.held[node] = map[spare.AttemptID]grant{}
 	}
-	if _, again := g.held[node][attempt]; !again {
-		p.users++
-		g.plans[task.Job] = p
+	g.held[node][attempt] = taken
+}
+
+// change alters what is held of an attempt; false if it is not held any more.
+func (g *grants) change(node spare.NodeID, attempt spare.AttemptID, change func(*grant)) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	held, ok := g.held[node][attempt]
+	if ok {
+		change(&held)
+		g.held[node][attempt] = held
 	}
-	held := grant{at: time.Now(), digests: [2]spare.Digest{task.Input.Digest}}
-	if left, _ := task.Checkpoint(); left != nil {
-		held.digests[1] = left.Digest
+	return ok
+}
+
+// planned adds to what is held of an attempt what its job lets the node fetch.
+func (g *grants) planned(ctx context.Context, node spare.NodeID, attempt spare.AttemptID) (p *plan, held bool, err error) {
+	if p, err = g.plan(ctx, jobOf(attempt)); err != nil {
+		return nil, false, err
 	}
-	g.held[node][attempt] = held
-	return p, nil
+	return p, g.change(node, attempt, func(held *grant) { held.plan = p }), nil
+}
+
+// recall is a plan that is in memory, or nil.
+func (g *grants) recall(id spare.JobID) *plan {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.plans[id]
+	if p != nil {
+		g.clock++
+		p.used = g.clock
+	}
+	return p
+}
+
+// remember keeps a plan, in place of the one that was not used for longest.
+func (g *grants) remember(p *plan) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.plans) >= maxPlans {
+		var oldest *plan
+		for _, q := range g.plans {
+			if oldest == nil || q.used < oldest.used {
+				oldest = q
+			}
+		}
+		delete(g.plans, oldest.job.ID)
+	}
+	g.clock++
+	p.used = g.clock
+	g.plans[p.job.ID] = p
+}
+
+// forget drops the plan of a job that has ended.
+func (g *grants) forget(id spare.JobID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.plans, id)
 }
 
 func (g *grants) plan(ctx context.Context, id spare.JobID) (*plan, error) {
-	g.mu.Lock()
-	p := g.plans[id]
-	g.mu.Unlock()
-	if p != nil {
+	if p := g.recall(id); p != nil {
 		return p, nil
 	}
 	job, err := g.store.Job(ctx, id)
@@ -101,6 +170,10 @@ func (g *grants) plan(ctx context.Context, id spare.JobID) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	needs, err := json.Marshal(a.Needs)
+	if err != nil {
+		return nil, err
+	}
 	content := []spare.Digest{a.Bundle}
 	if a.ImageOnHub && g.images != nil {
 		parts, err := g.images.Parts(ctx, around.Image)
@@ -109,93 +182,172 @@ func (g *grants) plan(ctx context.Context, id spare.JobID) (*plan, error) {
 		}
 		content = append(content, parts...)
 	}
-	return &plan{job: job, content: content, app: &pb.App{
+	p := &plan{job: job, content: content, app: &pb.App{
 		Name: a.Name, Version: a.Version, Revision: uint32(a.Revision), Entrypoint: a.Entrypoint,
 		Platform: string(a.Platform), PlatformConfig: a.Config, Root: a.Root,
 		Bundle:      &pb.Blob{Digest: string(a.Bundle), Size: uint64(a.BundleSize)},
-		Environment: environment, ImageOnHub: a.ImageOnHub, Gpus: a.Needs.GPU, Signed: a.Signed,
-	}}, nil
+		Environment: environment, ImageOnHub: a.ImageOnHub, Gpus: a.Needs.GPU, Needs: needs, Signed: a.Signed,
+	}}
+	g.remember(p)
+	return p, nil
 }
 
 // drop forgets an attempt.
 func (g *grants) drop(node spare.NodeID, attempt spare.AttemptID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, ok := g.held[node][attempt]; !ok {
-		return
-	}
 	delete(g.held[node], attempt)
 	if len(g.held[node]) == 0 {
 		delete(g.held, node)
 	}
-	if p := g.plans[jobOf(attempt)]; p != nil {
-		if p.users--; p.users == 0 {
-			delete(g.plans, p.job.ID)
-		}
-	}
 }
 
-// latest is when a node was last granted a lease that it still holds; false if it holds
-// none.
-func (g *grants) latest(node spare.NodeID) (time.Time, bool) {
+// latest is when a node was last granted a lease that still runs; false if it has none.
+func (g *grants) latest(node spare.NodeID) (last time.Time, has bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var last time.Time
 	for _, held := range g.held[node] {
+		if held.lapsed {
+			continue
+		}
+		has = true
 		if held.at.After(last) {
 			last = held.at
 		}
 	}
-	return last, len(g.held[node]) > 0
+	return last, has
 }
 
 // mayGet reports whether a lease of the node names this content.
 func (g *grants) mayGet(node spare.NodeID, d spare.Digest) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for attempt, held := range g.held[node] {
-		if slices.Contains(held.digests[:], d) {
-			return true
-		}
-		if p := g.plans[jobOf(attempt)]; p != nil && slices.Contains(p.content, d) {
+	for _, held := range g.held[node] {
+		if slices.Contains(held.digests[:], d) || (held.plan != nil && slices.Contains(held.plan.content, d)) {
 			return true
 		}
 	}
 	return false
 }
 
-// restore takes up the attempts that a returning node says it holds, as far as the
-// store knows them as its own.
+// mayPut lets a node hand over a blob that can be of one of its leases. All that it hands
+// over and does not report may have no more bytes than the largest result.
+func (g *grants) mayPut(node spare.NodeID, d spare.Digest, size, most int64) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.held[node]) == 0 {
+		return errors.New("this node has no lease that this could be of")
+	}
+	now, own := time.Now(), g.uploads[node]
+	sum := size
+	for digest, u := range own {
+		switch {
+		case now.Sub(u.at) > uploadAge:
+			delete(own, digest)
+		case digest != d:
+			sum += u.size
+		}
+	}
+	if sum > most || len(own) >= maxHeld {
+		// The node tries again, as with a full disk: once it has reported, there is room.
+		return fmt.Errorf("%w for this node: it handed over %d bytes that it has not reported", protocol.ErrFull, sum-size)
+	}
+	if own == nil {
+		own = map[spare.Digest]upload{}
+		g.uploads[node] = own
+	}
+	own[d] = upload{size: size, at: now}
+	return nil
+}
+
+// claim notes that a report of one of a node's attempts names an upload.
+func (g *grants) claim(node spare.NodeID, attempt spare.AttemptID, d spare.Digest) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, ok := g.held[node][attempt]; !ok {
+		return
+	}
+	delete(g.uploads[node], d)
+	if len(g.uploads[node]) == 0 {
+		delete(g.uploads, node)
+	}
+}
+
+// restore makes what is held of a returning node those of the attempts it names that are
+// its own, as far as the store knows, and open.
 func (g *grants) restore(ctx context.Context, node spare.NodeID, attempts []spare.AttemptID) error {
-	if len(attempts) == 0 {
+	fresh := g.keep(node, attempts)
+	if len(fresh) == 0 {
 		return nil
 	}
 	live, err := g.store.LiveAttempts(ctx)
 	if err != nil {
 		return err
 	}
-	own := map[spare.AttemptID]spare.Attempt{}
+	own := map[spare.AttemptID]bool{}
 	for _, a := range live {
-		if a.Node == node {
-			own[a.ID] = a
-		}
+		own[a.ID] = a.Node == node
 	}
-	for _, id := range attempts {
-		a, ok := own[id]
-		if !ok {
+	for _, id := range fresh {
+		task, err := g.task(ctx, id.Task())
+		switch {
+		case errors.Is(err, store.ErrNotFound):
 			continue
-		}
-		tasks, err := g.store.Tasks(ctx, a.Job, a.Chunk, 1)
-		if err != nil {
+		case err != nil:
 			return err
 		}
-		if len(tasks) == 1 && tasks[0].ID == a.Task {
-			if _, err := g.take(ctx, node, id, tasks[0]); err != nil {
-				return err
-			}
+		if !own[id] && !lost(task, node, id) {
+			continue
+		}
+		g.take(node, id, task, !own[id])
+		if _, _, err := g.planned(ctx, node, id); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// keep drops all attempts of a node but these, and returns those that it does not hold.
+func (g *grants) keep(node spare.NodeID, attempts []spare.AttemptID) (fresh []spare.AttemptID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	kept := map[spare.AttemptID]grant{}
+	for _, id := range attempts {
+		if held, ok := g.held[node][id]; ok {
+			kept[id] = held
+		} else {
+			fresh = append(fresh, id)
+		}
+	}
+	delete(g.held, node)
+	if len(kept) > 0 {
+		g.held[node] = kept
+	}
+	return fresh
+}
+
+// task reads the open task of that name; store.ErrNotFound if there is none.
+func (g *grants) task(ctx context.Context, id spare.TaskID) (spare.Task, error) {
+	job, number, _ := strings.Cut(string(id), ".")
+	chunk, err := strconv.Atoi(number)
+	if err != nil || chunk < 0 {
+		return spare.Task{}, store.ErrNotFound
+	}
+	tasks, err := g.store.Tasks(ctx, spare.JobID(job), chunk, 1)
+	if err != nil {
+		return spare.Task{}, err
+	}
+	if len(tasks) == 0 || tasks[0].ID != id || tasks[0].State.Final() {
+		return spare.Task{}, store.ErrNotFound
+	}
+	return tasks[0], nil
+}
+
+// lost reports whether the attempt is one of the task's that the node lost.
+func lost(task spare.Task, node spare.NodeID, id spare.AttemptID) bool {
+	return slices.ContainsFunc(task.Tries, func(try spare.Try) bool {
+		return try.Node == node && try.Outcome == spare.Lost && spare.NewAttemptID(task.ID, try.Number) == id
+	})
 }
 
 func jobOf(a spare.AttemptID) spare.JobID {
@@ -208,44 +360,69 @@ func jobOf(a spare.AttemptID) spare.JobID {
 	return ""
 }
 
-// grant sends leases to a node, small inputs inside them.
+// grant queues leases for a node. The session makes them, since that may need to read.
 func (g *Gateway) grant(dec scheduler.Grant) {
 	s := g.session(dec.Node)
 	if s == nil {
 		return // gone meanwhile; the leases expire
 	}
-	leases := make([]*pb.Lease, 0, len(dec.Leases))
 	for _, l := range dec.Leases {
-		lease, err := g.lease(dec.Node, l)
+		g.grants.take(dec.Node, l.Attempt.ID, l.Task, false)
+	}
+	s.queue(outgoing{leases: dec.Leases})
+}
+
+// hand makes leases and sends them, small inputs inside them, many in one message.
+func (s *session) hand(ctx context.Context, leased []scheduler.Leased) error {
+	var batch []*pb.Lease
+	size := 0
+	send := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		f := &pb.Frame{Body: &pb.Frame_Grant{Grant: &pb.Grant{Leases: batch}}}
+		batch, size = nil, 0
+		return s.ctl.Send(f)
+	}
+	for _, l := range leased {
+		lease, err := s.g.lease(ctx, s.node.ID, l)
 		if err != nil {
-			g.cfg.Log.Error("cannot hand out a lease; it will expire", "attempt", l.Attempt.ID, "error", err)
+			s.log.Error("cannot hand out a lease; it will expire", "attempt", l.Attempt.ID, "error", err)
 			continue
 		}
-		leases = append(leases, lease)
-	}
-	for len(leases) > 0 {
-		n := fit(leases)
-		s.send(&pb.Frame{Body: &pb.Frame_Grant{Grant: &pb.Grant{Leases: leases[:n]}}})
-		leases = leases[n:]
-	}
-}
-
-// fit is how many leases go into one message.
-func fit(leases []*pb.Lease) int {
-	size := 0
-	for i, l := range leases {
-		size += len(l.Params) + len(l.Input.Inline) + len(l.App.PlatformConfig) + len(l.App.Environment) + len(l.App.Signed) + 1024
-		if i > 0 && size > protocol.MaxFrame/2 {
-			return i
+		if lease == nil {
+			continue // cancelled meanwhile
 		}
+		n := proto.Size(lease)
+		if n > maxLease {
+			if err := s.tooLarge(ctx, l, n); err != nil {
+				return err
+			}
+			continue
+		}
+		if size+n > protocol.MaxFrame/2 {
+			if err := send(); err != nil {
+				return err
+			}
+		}
+		batch, size = append(batch, lease), size+n
 	}
-	return len(leases)
+	return send()
 }
 
-func (g *Gateway) lease(node spare.NodeID, l scheduler.Leased) (*pb.Lease, error) {
-	ctx := context.Background() // a look-up that is nearly always in memory
-	p, err := g.grants.take(ctx, node, l.Attempt.ID, l.Task)
-	if err != nil {
+// tooLarge ends an attempt whose lease no message can hold. It is the same with every
+// node, so it counts against the task.
+func (s *session) tooLarge(ctx context.Context, l scheduler.Leased, size int) error {
+	return s.g.cfg.Dispatch.Post(ctx, scheduler.Reported{
+		Node: s.node.ID, Attempt: l.Attempt.ID, Outcome: spare.AppFailed,
+		Message: fmt.Sprintf("what a node must be told of this chunk has %d bytes and may have %d; give the App less in its parameters, and put what is long into the input", size, maxLease),
+	})
+}
+
+// lease makes one lease, or none if it was cancelled meanwhile.
+func (g *Gateway) lease(ctx context.Context, node spare.NodeID, l scheduler.Leased) (*pb.Lease, error) {
+	p, held, err := g.grants.planned(ctx, node, l.Attempt.ID)
+	if err != nil || !held {
 		return nil, err
 	}
 	params, err := overlay(p.job.Plan.AppParams, l.Task.Params)

@@ -31,7 +31,11 @@ func (s *session) handle(ctx context.Context, f *pb.Frame) error {
 		if len(h.Attempts) > maxHeld {
 			return fmt.Errorf("a heartbeat named %d attempts", len(h.Attempts))
 		}
-		s.note(h)
+		if s.note(h) {
+			if err := post(scheduler.NodeChanged{Node: s.node}); err != nil {
+				return err
+			}
+		}
 		s.send(&pb.Frame{Body: &pb.Frame_HeartbeatAck{HeartbeatAck: &pb.HeartbeatAck{Sequence: h.Sequence}}})
 		return post(scheduler.Heartbeat{Node: s.node.ID, Attempts: attemptIDs(h.Attempts)})
 	case *pb.Frame_Want:
@@ -75,28 +79,32 @@ func (s *session) touch() {
 	}
 }
 
-// note keeps what a heartbeat says of the node and its attempts.
-func (s *session) note(h *pb.Heartbeat) {
+// note keeps what a heartbeat says of the node and its attempts. It reports whether the
+// scheduler must hear of it too: of a pause, its end, or another reason for it.
+func (s *session) note(h *pb.Heartbeat) (changed bool) {
 	state := spare.NodeState(h.State)
 	switch state {
 	case spare.NodeWorking, spare.NodeIdle, spare.NodePaused:
 	default:
 		state = spare.NodeIdle
 	}
+	reason := spare.Reason{Code: printable(h.ReasonCode, 64), Detail: printable(h.ReasonDetail, 200)}
+	changed = s.node.State != state || s.node.Reason != reason
+	s.node.State, s.node.Reason = state, reason
 	s.g.mu.Lock()
 	defer s.g.mu.Unlock()
 	live := s.g.states[s.node.ID]
 	if live == nil {
-		return
+		return changed
 	}
-	live.state = state
-	live.reason = spare.Reason{Code: printable(h.ReasonCode, 64), Detail: printable(h.ReasonDetail, 200)}
+	live.state, live.reason = state, reason
 	live.progress = map[spare.AttemptID]float64{}
 	for _, p := range h.Progress[:min(len(h.Progress), maxHeld)] {
 		if p.Fraction != nil && *p.Fraction >= 0 && *p.Fraction <= 1 {
 			live.progress[spare.AttemptID(p.Attempt)] = *p.Fraction
 		}
 	}
+	return changed
 }
 
 // report turns ended attempts into events. What cannot be a result is a rejected one.
@@ -133,7 +141,7 @@ func (s *session) report(ctx context.Context, r *pb.Report) error {
 		}
 		if ev.Outcome == spare.Preempted && e.Checkpoint != nil {
 			// One that cannot be taken is no reason to refuse the rest.
-			if ev.Checkpoint, err = s.content(ctx, "checkpoint", e.Checkpoint); err != nil && !errors.As(err, new(*badResult)) {
+			if ev.Checkpoint, err = s.content(ctx, ev.Attempt, "checkpoint", e.Checkpoint); err != nil && !errors.As(err, new(*badResult)) {
 				return err
 			}
 		}
@@ -161,7 +169,7 @@ func (s *session) result(ctx context.Context, e *pb.Ended) (*spare.Result, error
 	if r.Bytes < 0 || r.Bytes > s.g.cfg.MaxResult {
 		return nil, &badResult{fmt.Sprintf("it is larger than the %d bytes allowed", s.g.cfg.MaxResult)}
 	}
-	blob, err := s.content(ctx, "result", e.Result)
+	blob, err := s.content(ctx, spare.AttemptID(e.Attempt), "result", e.Result)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +179,7 @@ func (s *session) result(ctx context.Context, e *pb.Ended) (*spare.Result, error
 
 // content checks that the hub holds content that a report names, or stores it if it came
 // along. An error other than a badResult is the hub's own.
-func (s *session) content(ctx context.Context, name string, b *pb.Blob) (*spare.File, error) {
+func (s *session) content(ctx context.Context, attempt spare.AttemptID, name string, b *pb.Blob) (*spare.File, error) {
 	digest, err := spare.ParseDigest(b.Digest)
 	if err != nil {
 		return nil, &badResult{err.Error()}
@@ -188,6 +196,7 @@ func (s *session) content(ctx context.Context, name string, b *pb.Blob) (*spare.
 		if size != f.Size {
 			return nil, &badResult{fmt.Sprintf("it was declared with %d bytes and has %d", f.Size, size)}
 		}
+		s.g.grants.claim(s.node.ID, attempt, digest)
 		return f, nil
 	}
 	if len(b.Inline) > protocol.InlineLimit || int64(len(b.Inline)) != f.Size || spare.Sum(b.Inline) != digest {
@@ -197,9 +206,15 @@ func (s *session) content(ctx context.Context, name string, b *pb.Blob) (*spare.
 		f.Inline = b.Inline
 		return f, nil
 	}
+	if err := s.g.grants.mayPut(s.node.ID, digest, f.Size, s.g.cfg.MaxResult); errors.Is(err, protocol.ErrFull) {
+		return nil, err
+	} else if err != nil {
+		return nil, &badResult{err.Error()}
+	}
 	if _, _, err := s.g.cfg.Blobs.Put(ctx, bytes.NewReader(b.Inline)); err != nil {
 		return nil, err // the node reports again when the hub can take it
 	}
+	s.g.grants.claim(s.node.ID, attempt, digest)
 	return f, nil
 }
 
@@ -218,10 +233,14 @@ func (s *session) blob(ctx context.Context, st protocol.Stream, first *pb.Frame)
 	}
 }
 
-// mayMove lets a node fetch what it has a lease on, and upload while it has one or had.
-func (s *session) mayMove(get bool, d spare.Digest, _ int64) error {
+// mayMove lets a node fetch what it has a lease on, and upload while it has one, or had
+// one on a task that is still open.
+func (s *session) mayMove(get bool, d spare.Digest, size int64) error {
+	if !get {
+		return s.g.grants.mayPut(s.node.ID, d, size, s.g.cfg.MaxResult)
+	}
 	public := func(f spare.File) bool { return f.Digest == d }
-	if get && !slices.ContainsFunc(s.g.cfg.Runtimes, public) && !s.g.grants.mayGet(s.node.ID, d) {
+	if !slices.ContainsFunc(s.g.cfg.Runtimes, public) && !s.g.grants.mayGet(s.node.ID, d) {
 		return errors.New("no lease of this node names this content")
 	}
 	return nil

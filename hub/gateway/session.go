@@ -45,10 +45,16 @@ type session struct {
 	node     spare.Node
 	instance string
 	log      *slog.Logger
-	out      chan *pb.Frame
+	out      chan outgoing
 
 	mu       sync.Mutex
 	verdicts []*pb.Verdict
+}
+
+// outgoing is a message for the node, or leases that are yet to be put into messages.
+type outgoing struct {
+	frame  *pb.Frame
+	leases []scheduler.Leased
 }
 
 // refusal ends a session with a Goodbye.
@@ -108,7 +114,7 @@ func (g *Gateway) admit(ctx context.Context, conn protocol.Session, log *slog.Lo
 		return nil, err
 	}
 	ctl := protocol.NewConn(st)
-	s := &session{g: g, conn: conn, ctl: ctl, log: log, out: make(chan *pb.Frame, outbound)}
+	s := &session{g: g, conn: conn, ctl: ctl, log: log, out: make(chan outgoing, outbound)}
 	welcome, held, err := s.hello(hctx, first.GetHello())
 	if err != nil {
 		var r *refusal
@@ -261,10 +267,12 @@ func (s *session) goodbye(code, reason string, retry bool) {
 	}
 }
 
-// send queues a message; a node that leaves too many unread loses its session.
-func (s *session) send(f *pb.Frame) {
+func (s *session) send(f *pb.Frame) { s.queue(outgoing{frame: f}) }
+
+// queue keeps what is to be sent; a node that leaves too much unread loses its session.
+func (s *session) queue(o outgoing) {
 	select {
-	case s.out <- f:
+	case s.out <- o:
 	default:
 		s.log.Warn("node reads too slowly; closing its session")
 		s.conn.Close(protocol.CodeSlow, "messages were not read in time")
@@ -291,8 +299,18 @@ func (s *session) flush() {
 func (s *session) write(ctx context.Context) {
 	for {
 		select {
-		case f := <-s.out:
-			if err := s.ctl.Send(f); err != nil {
+		case o := <-s.out:
+			var err error
+			if o.frame != nil {
+				err = s.ctl.Send(o.frame)
+			} else {
+				err = s.hand(ctx, o.leases)
+			}
+			switch {
+			case err == nil:
+			case errors.Is(err, protocol.ErrFrameTooLarge): // nothing of it was sent
+				s.log.Error("a message is too large for the node and was left out", "error", err)
+			default:
 				s.conn.Close(protocol.CodeNone, "cannot send")
 				return
 			}

@@ -47,15 +47,20 @@ type Config struct {
 
 // A Pipeline drives all jobs of a hub.
 type Pipeline struct {
-	cfg    Config
-	slots  chan struct{}
-	end    context.Context // of the whole pipeline: stages live as long as it
-	stop   context.CancelFunc
-	stages sync.WaitGroup
+	cfg     Config
+	slots   chan struct{}
+	fetches chan struct{}
+	life    context.Context // of the whole pipeline: stages live as long as it
+	stop    context.CancelFunc
+	stages  sync.WaitGroup
 
 	mu   sync.Mutex
 	live map[spare.JobID]*activity
 }
+
+// fetchers is how many inputs are fetched at once. They take no stage's place: a source
+// may be slow for as long as it likes.
+const fetchers = 8
 
 // activity is a job between run and its end.
 type activity struct {
@@ -68,9 +73,9 @@ var errAborted = errors.New("aborted")
 
 // New returns a pipeline that does nothing until Start.
 func New(cfg Config) *Pipeline {
-	end, stop := context.WithCancel(context.Background())
+	life, stop := context.WithCancel(context.Background())
 	return &Pipeline{
-		cfg: cfg, slots: make(chan struct{}, max(cfg.Stages, 1)), end: end, stop: stop,
+		cfg: cfg, slots: make(chan struct{}, max(cfg.Stages, 1)), fetches: make(chan struct{}, fetchers), life: life, stop: stop,
 		live: map[spare.JobID]*activity{},
 	}
 }
@@ -93,6 +98,12 @@ func (p *Pipeline) Start(ctx context.Context) ([]scheduler.Event, error) {
 	var opened []scheduler.Event
 	for _, job := range slices.Backward(jobs) { // oldest first
 		p.cfg.Log.Info("taking up job", "job", job.ID, "state", job.State)
+		if ended, err := p.failedBefore(ctx, job); ended || err != nil {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
 		act := p.begin(job)
 		switch job.State {
 		case spare.JobPartitioning:
@@ -108,6 +119,28 @@ func (p *Pipeline) Start(ctx context.Context) ([]scheduler.Event, error) {
 		}
 	}
 	return opened, nil
+}
+
+// failedBefore ends a running job that has a failed task: the hub stopped after the
+// scheduler had judged the task and before the job's own row said so. A job that has all
+// its results needs nothing of this: the scheduler says so again.
+func (p *Pipeline) failedBefore(ctx context.Context, job spare.Job) (ended bool, err error) {
+	if job.State != spare.JobRunning {
+		return false, nil
+	}
+	failed, err := p.cfg.Store.Tasks(ctx, job.ID, 0, 1, spare.TaskFailed)
+	if err != nil || len(failed) == 0 {
+		return false, err
+	}
+	job, err = p.cfg.Store.UpdateJob(ctx, job.ID, func(j *spare.Job) error {
+		j.Error = "run: " + failed[0].Error
+		return j.Move(spare.JobFailed, time.Now())
+	})
+	if err != nil {
+		return false, err
+	}
+	p.announce(job)
+	return true, nil
 }
 
 // Serve enforces the jobs' time limits and sweeps blobs nobody names until ctx ends,
@@ -220,7 +253,7 @@ func (e *StateError) Is(target error) bool { return target == store.ErrConflict 
 
 // begin notes that a job is between run and its end.
 func (p *Pipeline) begin(job spare.Job) *activity {
-	ctx, cancel := context.WithCancelCause(p.end)
+	ctx, cancel := context.WithCancelCause(p.life)
 	act := &activity{ctx: ctx, cancel: cancel}
 	if job.Plan != nil && job.Plan.JobTimeout > 0 {
 		act.deadline = job.Times[spare.JobPartitioning].Add(job.Plan.JobTimeout)
@@ -239,11 +272,11 @@ func (p *Pipeline) activity(id spare.JobID) *activity {
 
 func (p *Pipeline) spawn(f func()) { p.stages.Go(f) }
 
-// stage waits for a free slot; false means the job or the hub ended meanwhile.
-func (p *Pipeline) stage(act *activity) (release func(), ok bool) {
+// slot waits for a free one; false means the job or the hub ended meanwhile.
+func (act *activity) slot(slots chan struct{}) (release func(), ok bool) {
 	select {
-	case p.slots <- struct{}{}:
-		return func() { <-p.slots }, true
+	case slots <- struct{}{}:
+		return func() { <-slots }, true
 	case <-act.ctx.Done():
 		return nil, false
 	}
@@ -275,9 +308,7 @@ func (p *Pipeline) fail(act *activity, id spare.JobID, stage string, err error) 
 	}
 	why := fmt.Sprintf("%s: %v", stage, err)
 	p.cfg.Log.Warn("job failed", "job", id, "stage", stage, "error", err)
-	if err := p.finish(p.end, id, spare.JobFailed, why); err != nil {
-		p.cfg.Log.Error("cannot note that a job failed", "job", id, "error", err)
-	}
+	p.end(act, id, why)
 }
 
 func (p *Pipeline) forget(id spare.JobID, cause error) {
@@ -300,7 +331,7 @@ func (p *Pipeline) enforceTimeouts(now time.Time) {
 	}
 	p.mu.Unlock()
 	for _, id := range late {
-		err := p.finish(p.end, id, spare.JobFailed, "the job ran longer than its jobTimeout; raise config.jobTimeout (seconds) and run it again")
+		err := p.finish(p.life, id, spare.JobFailed, "the job ran longer than its jobTimeout; raise config.jobTimeout (seconds) and run it again")
 		if err != nil {
 			p.cfg.Log.Error("cannot end a job that ran too long", "job", id, "error", err)
 		}

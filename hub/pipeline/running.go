@@ -15,8 +15,9 @@ import (
 func (p *Pipeline) open(act *activity, id spare.JobID) {
 	job, err := p.cfg.Store.Job(act.ctx, id)
 	if err == nil {
-		var ev scheduler.Event
+		var ev scheduler.JobOpened
 		if ev, err = p.opening(act.ctx, job); err == nil {
+			ev.Fresh = true // it was just cut
 			err = p.cfg.Dispatch.Post(act.ctx, ev)
 		}
 	}
@@ -25,14 +26,14 @@ func (p *Pipeline) open(act *activity, id spare.JobID) {
 	}
 }
 
-func (p *Pipeline) opening(ctx context.Context, job spare.Job) (scheduler.Event, error) {
+func (p *Pipeline) opening(ctx context.Context, job spare.Job) (scheduler.JobOpened, error) {
 	counts, err := p.cfg.Store.CountTasks(ctx, job.ID)
 	if err != nil {
-		return nil, err
+		return scheduler.JobOpened{}, err
 	}
 	return scheduler.JobOpened{
 		Job: job.ID, Owner: job.Owner, App: job.Plan.App.Name, Around: job.Plan.App.Environment,
-		Needs: job.Plan.Needs, Pool: job.Plan.Pool, MaxRetries: job.Plan.MaxRetries,
+		Needs: job.Plan.Needs, Pool: job.Plan.Pool, MaxRetries: job.Plan.MaxRetries, Timeout: job.Plan.TaskTimeout,
 		Total: job.Chunks, Chunks: job.Chunks, Done: counts[spare.TaskDone],
 	}, nil
 }
@@ -63,9 +64,13 @@ func (p *Pipeline) allDone(id spare.JobID) {
 	if act == nil {
 		return // ended meanwhile
 	}
-	job, err := p.cfg.Store.UpdateJob(act.ctx, id, func(j *spare.Job) error {
-		j.Done = j.Chunks
-		return j.Move(spare.JobAssembling, time.Now())
+	var job spare.Job
+	err := p.insist(act, id, func() (err error) {
+		job, err = p.cfg.Store.UpdateJob(act.ctx, id, func(j *spare.Job) error {
+			j.Done = j.Chunks
+			return j.Move(spare.JobAssembling, time.Now())
+		})
+		return err
 	})
 	if err != nil {
 		p.fail(act, id, "run", err)
@@ -80,8 +85,39 @@ func (p *Pipeline) chunkFailed(dec scheduler.JobFailed) {
 	if act == nil {
 		return
 	}
-	if err := p.finish(act.ctx, dec.Job, spare.JobFailed, "run: "+dec.Sentence); err != nil && !errors.Is(err, context.Canceled) {
-		p.cfg.Log.Error("cannot note that a job failed", "job", dec.Job, "error", err)
+	p.end(act, dec.Job, "run: "+dec.Sentence)
+}
+
+// end fails a job for good: the scheduler, or a stage, has given it up already.
+func (p *Pipeline) end(act *activity, id spare.JobID, why string) {
+	err := p.insist(act, id, func() error { return p.finish(p.life, id, spare.JobFailed, why) })
+	if err != nil && act.ctx.Err() == nil {
+		p.cfg.Log.Error("cannot note that a job failed", "job", id, "error", err)
+	}
+}
+
+// How long a change waits that could not be written, the first time and at most.
+const (
+	insistMin = 100 * time.Millisecond
+	insistMax = 5 * time.Second
+)
+
+// insist writes what must be written until it is, or the job or the hub ends: while the
+// store is full or busy, a job must not stay where nobody takes it on. What the job's
+// state forbids is returned at once.
+func (p *Pipeline) insist(act *activity, id spare.JobID, write func() error) error {
+	for wait := insistMin; ; wait = min(2*wait, insistMax) {
+		err := write()
+		var bad *StateError
+		if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrConflict) || errors.As(err, &bad) {
+			return err
+		}
+		select {
+		case <-act.ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+		p.cfg.Log.Error("cannot write a job's state; trying again", "job", id, "error", err, "next try", wait)
 	}
 }
 

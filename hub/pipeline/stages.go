@@ -24,12 +24,19 @@ const taskBatch = 1000 // tasks written to the store in one transaction
 
 // partition cuts a job's input and opens the job to the scheduler.
 func (p *Pipeline) partition(act *activity, id spare.JobID) {
-	release, ok := p.stage(act)
+	release, ok := act.slot(p.fetches)
 	if !ok {
 		return
 	}
-	err := p.cut(act.ctx, id)
+	job, err := p.input(act.ctx, id)
 	release()
+	if err == nil {
+		if release, ok = act.slot(p.slots); !ok {
+			return
+		}
+		err = p.cut(act.ctx, job)
+		release()
+	}
 	if err != nil {
 		p.fail(act, id, "partition", explain(err))
 		return
@@ -38,11 +45,8 @@ func (p *Pipeline) partition(act *activity, id spare.JobID) {
 }
 
 // cut runs the partition strategy: every chunk becomes a blob and a task.
-func (p *Pipeline) cut(ctx context.Context, id spare.JobID) error {
-	job, err := p.input(ctx, id)
-	if err != nil {
-		return err
-	}
+func (p *Pipeline) cut(ctx context.Context, job spare.Job) error {
+	id := job.ID
 	strategy, ok := partition.Lookup(job.Plan.Partitioner)
 	if !ok {
 		return fmt.Errorf("this hub has no partition strategy %q; choose one of %v", job.Plan.Partitioner, partition.Names())
@@ -187,7 +191,7 @@ func (s *taskSink) flush(ctx context.Context) error {
 
 // assemble puts the results together and completes the job.
 func (p *Pipeline) assemble(act *activity, id spare.JobID) {
-	release, ok := p.stage(act)
+	release, ok := act.slot(p.slots)
 	if !ok {
 		return
 	}

@@ -114,16 +114,34 @@ func (c *Core) cancel(now time.Time, a *attempt, reason string) {
 func (c *Core) cancelLost(t *task, won spare.AttemptID, reason string) {
 	for _, try := range t.row.Tries {
 		id := spare.NewAttemptID(t.row.ID, try.Number)
-		if n := c.nodes[try.Node]; try.Outcome == spare.Lost && id != won && n != nil && n.up {
-			c.decide(Cancel{Node: n.id, Attempts: []spare.AttemptID{id}, Reason: reason})
+		if try.Outcome == spare.Lost && id != won { // also where it is away: then there is more to forget than to send
+			c.decide(Cancel{Node: try.Node, Attempts: []spare.AttemptID{id}, Reason: reason})
 		}
 	}
 }
 
-// expire ends an attempt whose node was silent for too long.
+// latest is until when a lease may be renewed at most, or the zero time if nothing
+// limits it. A node ends what runs too long by itself; this is for nodes that hang. What
+// was fetched ahead may have to wait for one other task first.
+func (c *Core) latest(j *job, granted time.Time, prefetch bool) time.Time {
+	if j.timeout <= 0 {
+		return time.Time{}
+	}
+	limit := j.timeout + c.cfg.Overtime
+	if prefetch {
+		limit += j.timeout
+	}
+	return granted.Add(limit)
+}
+
+// expire ends an attempt whose node was silent for too long, or kept it for too long.
 func (c *Core) expire(now time.Time, a *attempt) {
 	a.row.Message = "the node was silent for longer than its lease"
+	if last := c.latest(a.task.job, a.row.Granted, a.prefetch); !last.IsZero() && !last.After(now) {
+		a.row.Message = "the node kept it for longer than the task's time limit allows"
+	}
 	c.end(now, a, spare.Lost)
+	c.decide(Lapsed{Node: a.node.id, Attempt: a.row.ID})
 	c.failed(now, a.task, a.node, &a.row, nil)
 }
 
@@ -140,7 +158,7 @@ func (c *Core) revive(now time.Time, n *node, id spare.AttemptID) bool {
 	}
 	t := j.tasks[chunk]
 	if t == nil {
-		return chunk >= j.next && chunk < j.stored && !j.ahead[chunk] // its task is not read yet
+		return c.unread(j, chunk)
 	}
 	i := tryIndex(t, number)
 	if i < 0 || t.row.Tries[i].Node != n.id || t.row.Tries[i].Outcome != spare.Lost {
@@ -150,8 +168,12 @@ func (c *Core) revive(now time.Time, n *node, id spare.AttemptID) bool {
 		return true // leased elsewhere meanwhile: the first result wins
 	}
 	try := t.row.Tries[i]
+	if last := c.latest(j, try.Granted, false); !last.IsZero() && !last.After(now) {
+		return true // it may finish, but others need not wait for it
+	}
 	c.undoLost(t, i)
 	c.dequeue(t)
+	c.decide(Resumed{Node: n.id, Attempt: id})
 	c.begin(n, t, spare.Attempt{
 		ID: id, Task: t.row.ID, Job: j.id, Chunk: chunk, Node: n.id, Number: number,
 		Granted: try.Granted, Expires: now.Add(c.cfg.Lease),

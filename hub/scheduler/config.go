@@ -15,6 +15,10 @@ type Config struct {
 	// ReportGrace is how long the lease of an attempt lives which a reconnecting node no
 	// longer holds: a report of it may be on its way. Default 1 s.
 	ReportGrace time.Duration
+	// Overtime is how much longer than its task's time limit a lease may be kept: for
+	// fetching and handing over, and for an owner's pauses of up to ten minutes each,
+	// none of which count against that limit. Default 30 min.
+	Overtime time.Duration
 	// BackoffBase and BackoffMax bound the back-off: the n-th in a row is drawn evenly
 	// from 0 to min(max, base·2ⁿ⁻¹). Defaults 1 s and 2 min.
 	BackoffBase, BackoffMax time.Duration
@@ -44,6 +48,7 @@ func (c Config) withDefaults() Config {
 	def(&c.HeartbeatBusy, 2*time.Second)
 	def(&c.RestoreGrace, 30*time.Second)
 	def(&c.ReportGrace, time.Second)
+	def(&c.Overtime, 30*time.Minute)
 	def(&c.BackoffBase, time.Second)
 	def(&c.BackoffMax, 2*time.Minute)
 	def(&c.AvoidFor, time.Minute)

@@ -36,6 +36,19 @@ type Cancel struct {
 	Reason   string
 }
 
+// Lapsed says that a node lost the lease on an attempt: it was silent, or kept it too
+// long. What it makes of it is still taken while the task is open.
+type Lapsed struct {
+	Node    spare.NodeID
+	Attempt spare.AttemptID
+}
+
+// Resumed says that a node works on an attempt whose lease had lapsed, and has it again.
+type Resumed struct {
+	Node    spare.NodeID
+	Attempt spare.AttemptID
+}
+
 // Ack answers a report. The node may forget the result either way; Reason says why it
 // was not taken.
 type Ack struct {
@@ -95,6 +108,8 @@ type Refill struct {
 
 func (Grant) decision()     {}
 func (Cancel) decision()    {}
+func (Lapsed) decision()    {}
+func (Resumed) decision()   {}
 func (Ack) decision()       {}
 func (TaskDone) decision()  {}
 func (Retried) decision()   {}

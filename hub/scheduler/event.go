@@ -1,6 +1,10 @@
 package scheduler
 
-import "github.com/spare-compute/spare"
+import (
+	"time"
+
+	"github.com/spare-compute/spare"
+)
 
 // An Event is something that happened. The set is closed: the types of this file.
 type Event interface{ event() }
@@ -15,10 +19,12 @@ type JobOpened struct {
 	Around     spare.Environment // the zero value asks for nothing
 	Pool       string            // "" = any pool
 	Owner      string
-	MaxRetries int // failures on distinct nodes that end the job; 0 = Config.DefaultRetries
-	Total      int // chunks in all, or -1 while the input is still being cut
-	Chunks     int // chunks already in the store, numbered from 0
-	Done       int // of these, how many are done
+	MaxRetries int           // failures on distinct nodes that end the job; 0 = Config.DefaultRetries
+	Timeout    time.Duration // of one task, as its node enforces it; 0 = none is known
+	Fresh      bool          // no attempt at any of its tasks was ever granted
+	Total      int           // chunks in all, or -1 while the input is still being cut
+	Chunks     int           // chunks already in the store, numbered from 0
+	Done       int           // of these, how many are done
 }
 
 // TasksAdded says that the partition made these tasks and that the store has them. They

@@ -98,9 +98,12 @@ type job struct {
 	shy     line
 	ready   int // clean and shy
 	running int
-	refill  *Refill // asked and not answered
-	asked   int     // stored, when it was asked
-	parked  []Reported
+	refill  *Refill            // asked and not answered
+	asked   int                // stored, when it was asked
+	fresh   bool               // no attempt is older than this core
+	timeout time.Duration      // of one task, 0 = unknown
+	parked  map[int][]Reported // that wait for their task, by chunk
+	asking  []int              // the chunks of parked, in the order they came
 
 	share
 	index int     // in its queue
@@ -140,7 +143,7 @@ func (c *Core) openJob(ev JobOpened) {
 	j := &job{
 		id: ev.Job, class: c.classOf(ev), owner: o, seq: c.seq, max: ev.MaxRetries, index: -1,
 		total: ev.Total, stored: max(ev.Chunks, ev.Total), done: ev.Done,
-		tasks: map[int]*task{}, ahead: map[int]bool{},
+		tasks: map[int]*task{}, ahead: map[int]bool{}, fresh: ev.Fresh, timeout: ev.Timeout, parked: map[int][]Reported{},
 	}
 	if j.max <= 0 {
 		j.max = c.cfg.DefaultRetries
@@ -260,13 +263,12 @@ func (c *Core) refilled(now time.Time, ev Refilled) {
 			delete(j.ahead, chunk)
 		}
 	}
-	parked := j.parked
-	j.parked = nil
-	for _, r := range parked {
-		c.reported(now, r)
-	}
+	c.unpark(now, j, spot)
 	if c.jobs[j.id] == j {
 		c.refillOrEnd(j)
+	}
+	if c.jobs[j.id] == j {
+		c.askParked(j)
 	}
 }
 
@@ -278,12 +280,60 @@ func (c *Core) sealJob(ev JobSealed) {
 	}
 }
 
-// park keeps a report whose task is not read yet, and asks for that task.
+// unread reports whether a task that is not held may have attempts: it lies in the store
+// and is open, and the job is older than this core.
+func (c *Core) unread(j *job, chunk int) bool {
+	return !j.fresh && chunk >= j.next && chunk < j.stored && !j.ahead[chunk]
+}
+
+// maxParked is how many reports of one node wait for their tasks. Further ones are not
+// answered: the node reports them again.
+const maxParked = 64
+
+// park keeps a report whose task is not read yet, and asks for that task. Whether the
+// attempt is the node's shows only then, so that nobody may have many of them wait.
 func (c *Core) park(j *job, chunk int, ev Reported) {
-	j.parked = append(j.parked, ev)
-	if j.refill == nil {
-		j.refill, j.asked = &Refill{Job: j.id, From: chunk, Limit: 1}, j.stored
+	n := c.known(ev.Node)
+	if _, again := n.parked[ev.Attempt]; again || len(n.parked) >= maxParked {
+		return
+	}
+	n.parked[ev.Attempt] = struct{}{}
+	if len(j.parked[chunk]) == 0 {
+		j.asking = append(j.asking, chunk)
+	}
+	j.parked[chunk] = append(j.parked[chunk], ev)
+	c.askParked(j)
+}
+
+// askParked asks for the task of the report that waits longest.
+func (c *Core) askParked(j *job) {
+	if j.refill == nil && len(j.asking) > 0 {
+		j.refill, j.asked = &Refill{Job: j.id, From: j.asking[0], Limit: 1}, j.stored
 		c.decide(*j.refill)
+	}
+}
+
+// unpark takes the reports whose tasks are read now: those of the first chunk that was
+// asked for, or of any after a refill of the window.
+func (c *Core) unpark(now time.Time, j *job, first bool) {
+	var read []Reported
+	var wait []int
+	for i, chunk := range j.asking {
+		if first && i > 0 {
+			wait = j.asking[1-len(wait):]
+			break
+		}
+		if c.unread(j, chunk) && j.tasks[chunk] == nil {
+			wait = append(wait, chunk)
+			continue
+		}
+		read = append(read, j.parked[chunk]...)
+		delete(j.parked, chunk)
+	}
+	j.asking = wait
+	for _, r := range read {
+		delete(c.known(r.Node).parked, r.Attempt)
+		c.reported(now, r)
 	}
 }
 
@@ -328,8 +378,11 @@ func (c *Core) dropJob(j *job, reason string) {
 	for _, t := range inOrder(j.tasks) {
 		c.dequeue(t)
 	}
-	for _, r := range j.parked {
-		c.decide(Ack{Node: r.Node, Attempt: r.Attempt, Reason: reason})
+	for _, chunk := range j.asking {
+		for _, r := range j.parked[chunk] {
+			delete(c.known(r.Node).parked, r.Attempt)
+			c.decide(Ack{Node: r.Node, Attempt: r.Attempt, Reason: reason})
+		}
 	}
 	delete(c.jobs, j.id)
 	if j.class.jobs--; j.class.jobs == 0 {

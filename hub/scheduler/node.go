@@ -22,6 +22,7 @@ type node struct {
 	slots         int       // how many it was seen to run at once
 	waiting       bool      // in Core.hungry
 	granted       []Leased
+	parked        map[spare.AttemptID]struct{} // its reports that wait for their tasks
 	apps          map[string]*nodeApp
 }
 
@@ -41,7 +42,7 @@ type nodeApp struct {
 func (c *Core) known(id spare.NodeID) *node {
 	n := c.nodes[id]
 	if n == nil {
-		n = &node{id: id, info: spare.Node{ID: id}, live: map[spare.AttemptID]*attempt{}, apps: map[string]*nodeApp{}}
+		n = &node{id: id, info: spare.Node{ID: id}, live: map[spare.AttemptID]*attempt{}, apps: map[string]*nodeApp{}, parked: map[spare.AttemptID]struct{}{}}
 		c.nodes[id] = n
 		for _, cl := range c.classes {
 			if cl != nil {
@@ -145,8 +146,12 @@ func (c *Core) beat(now time.Time, n *node, ids []spare.AttemptID) {
 	var drop []spare.AttemptID
 	for _, id := range ids {
 		if a := n.live[id]; a != nil {
-			if a.expires.Before(expires) {
-				a.expires = expires // its timer looks again when it rings
+			until := expires
+			if last := c.latest(a.task.job, a.row.Granted, a.prefetch); !last.IsZero() && last.Before(until) {
+				until = last
+			}
+			if a.expires.Before(until) {
+				a.expires = until // its timer looks again when it rings
 			}
 			continue
 		}

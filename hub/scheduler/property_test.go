@@ -33,7 +33,7 @@ type world struct {
 
 func newWorld(t tb) *world {
 	w := &world{
-		grid:    newGrid(t, Config{Window: 16, BackoffBase: time.Second}),
+		grid:    newGrid(t, Config{Window: 16, BackoffBase: time.Second, Overtime: 10 * time.Second}),
 		started: map[spare.AttemptID]string{}, done: map[spare.TaskID]bool{},
 	}
 	for i := range 4 {
@@ -71,6 +71,9 @@ func (w *world) settle(ds []Decision) {
 			}
 		case Cancel:
 			p := w.player(d.Node)
+			if !p.up {
+				continue // it does not hear it
+			}
 			p.holds = slices.DeleteFunc(p.holds, func(a spare.AttemptID) bool { return slices.Contains(d.Attempts, a) })
 		}
 	}
@@ -216,6 +219,9 @@ func (w *world) addJob(t *rapid.T) {
 		Job: spare.JobID(fmt.Sprint("j", w.njobs)), App: rapid.SampledFrom([]string{"app", "other"}).Draw(t, "app"),
 		Around: spare.Environment{Platform: spare.PlatformPython}, Owner: rapid.SampledFrom([]string{"ann", "bob"}).Draw(t, "owner"),
 		MaxRetries: rapid.IntRange(0, 4).Draw(t, "retries"),
+	}
+	if rapid.Bool().Draw(t, "limited") {
+		ev.Timeout = 20 * time.Second
 	}
 	if rapid.Bool().Draw(t, "needs tool") {
 		ev.Needs.Tools = []string{"ffmpeg:libx265"}

@@ -68,11 +68,11 @@ func (c *Core) blameNode(now time.Time, t *task, n *node, o spare.Outcome) {
 	a := n.app(t.job.class.app)
 	r := c.observe(a)
 	switch {
-	case o.BlamesTask():
-		r.Finished++
 	case o == spare.Rejected:
 		r.Finished++
 		r.Wrong++
+	case o.BlamesTask():
+		r.Finished++
 	default:
 		r.Abandoned++
 	}
@@ -105,6 +105,9 @@ func (c *Core) pardon(n *node, app string, o spare.Outcome) {
 		a.streak = 0
 		c.lift(a)
 		r.Finished = max(0, r.Finished-1)
+		if o == spare.Rejected {
+			r.Wrong = max(0, r.Wrong-1)
+		}
 	case o == spare.Lost:
 		r.Abandoned = max(0, r.Abandoned-1)
 	}

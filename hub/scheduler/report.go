@@ -26,9 +26,9 @@ func (c *Core) reported(now time.Time, ev Reported) {
 	t := j.tasks[chunk]
 	if t == nil {
 		switch {
-		case chunk >= j.stored:
+		case chunk >= j.stored, j.fresh && chunk >= j.next && !j.ahead[chunk]:
 			refuse("not known here")
-		case chunk >= j.next && !j.ahead[chunk]:
+		case c.unread(j, chunk):
 			c.park(j, chunk, ev) // answered once its task is read
 		default:
 			refuse("another result was accepted")

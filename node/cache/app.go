@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/bundle"
 )
 
 // A record says what an unpacked App's folder must hold.
 type record struct {
-	Files map[string]recorded `json:"files"` // by slash-separated path
+	Files   map[string]recorded `json:"files"`             // by slash-separated path
+	Folders int64               `json:"folders,omitempty"` // with itself
 }
 
 type recorded struct {
@@ -23,9 +25,11 @@ type recorded struct {
 	Executable bool         `json:"executable,omitempty"`
 }
 
-func (r record) bytes() (n int64) {
+// bytes is what the folder takes of the disk.
+func (r record) bytes() int64 {
+	n := r.Folders * bundle.OnDisk(0)
 	for _, f := range r.Files {
-		n += f.Size
+		n += bundle.OnDisk(f.Size)
 	}
 	return n
 }
@@ -47,6 +51,9 @@ func readRecord(path string) (record, error) {
 func (c *Cache) App(ctx context.Context, d spare.Digest, size int64, fetch Fetch, unpack Unpack) (*Pin, error) {
 	if !d.Valid() {
 		return nil, fmt.Errorf("fetch App bundle %.80q: not a digest", string(d))
+	}
+	if err := checkSize(size, "App bundle "+d.Short()); err != nil {
+		return nil, err
 	}
 	unlock, err := c.lock(ctx, d)
 	if err != nil {
@@ -117,11 +124,8 @@ func (c *Cache) unpack(ctx context.Context, k key, archive string, unpack Unpack
 		return c.diskError("unpack", k.digest, err)
 	}
 	defer func() { _ = RemoveAll(tmp) }()
-	if err := unpack(ctx, archive, tmp); err != nil {
-		if DiskFull(err) || ctx.Err() != nil {
-			return c.diskError("unpack", k.digest, err)
-		}
-		return fmt.Errorf("%w: App bundle %s: %w", ErrUnpack, k.digest.Short(), err)
+	if err := c.layOut(ctx, k.digest, archive, tmp, unpack); err != nil {
+		return err
 	}
 	rec, err := seal(tmp)
 	if err != nil {
@@ -148,6 +152,39 @@ func (c *Cache) unpack(ctx context.Context, k key, archive string, unpack Unpack
 	defer c.mu.Unlock()
 	c.entries[k].verified = true
 	return nil
+}
+
+// layOut unpacks an archive into the room that the quota leaves. How much it takes is not
+// known before, so what was not used for longest makes way a little at a time.
+func (c *Cache) layOut(ctx context.Context, d spare.Digest, archive, dir string, unpack Unpack) error {
+	select {
+	case c.unpacking <- struct{}{}:
+		defer func() { <-c.unpacking }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	info, err := os.Stat(archive)
+	if err != nil {
+		return c.diskError("unpack", d, err)
+	}
+	const little = 1 << 20
+	for want := max(2*info.Size(), little); ; {
+		room, more := c.makeRoom(want)
+		err := unpack(bundle.Within(ctx, room), archive, dir)
+		switch {
+		case err == nil:
+			return nil
+		case DiskFull(err) || ctx.Err() != nil:
+			return c.diskError("unpack", d, err)
+		case errors.Is(err, bundle.ErrNoRoom) && more:
+			want = room + max(room/4, little)
+		case errors.Is(err, bundle.ErrNoRoom):
+			return fmt.Errorf("%w: App %s unpacks to more than the %d MiB that the cache has left; give it more with \"spare-node prefs set disk=…\"",
+				ErrFull, d.Short(), room>>20)
+		default:
+			return fmt.Errorf("%w: App bundle %s: %w", ErrUnpack, d.Short(), err)
+		}
+	}
 }
 
 // moveDir renames a sealed folder. A folder that its owner may not write to cannot be
@@ -187,6 +224,7 @@ func seal(dir string) (record, error) {
 		}
 		if entry.IsDir() {
 			dirs = append(dirs, path)
+			rec.Folders++
 			return nil
 		}
 		info, err := entry.Info()

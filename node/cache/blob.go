@@ -20,6 +20,9 @@ func (c *Cache) Blob(ctx context.Context, d spare.Digest, size int64, fetch Fetc
 	if !d.Valid() {
 		return nil, fmt.Errorf("fetch blob %.80q: not a digest", string(d))
 	}
+	if err := checkSize(size, "blob "+d.Short()); err != nil {
+		return nil, err
+	}
 	unlock, err := c.lock(ctx, d)
 	if err != nil {
 		return nil, err
@@ -48,6 +51,16 @@ func (c *Cache) blobLocked(ctx context.Context, d spare.Digest, size int64, fetc
 		return nil, err
 	}
 	return c.pin(k), nil
+}
+
+// checkSize refuses a size that no disk has: whoever announces it is wrong or lies, and
+// nothing is to be counted with it.
+func checkSize(size int64, what string) error {
+	const most = 1 << 50
+	if size < 0 || size > most {
+		return fmt.Errorf("fetch %s: %w: the hub says that it has %d bytes", what, ErrCorrupt, size)
+	}
+	return nil
 }
 
 // have reports whether the blob is there and right. The first use in a process reads

@@ -10,7 +10,7 @@
 //	partial/<digest>    a download that is not whole yet
 //	apps/<digest>/      an unpacked bundle, read-only
 //	apps/<digest>.json  what that folder must hold; written last
-//	tmp/                half-made things; emptied at Open
+//	tmp/                half-made things and what is being removed; emptied at Open
 package cache
 
 import (
@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -31,7 +32,9 @@ import (
 // Fetch writes a blob's bytes from offset on.
 type Fetch func(ctx context.Context, offset int64, w io.Writer) error
 
-// Unpack lays out the archive in the file at path in the empty folder dir.
+// Unpack lays out the archive in the file at path in the empty folder dir. What does not
+// fit the room that the context leaves (bundle.Within) gives bundle.ErrNoRoom and leaves
+// dir empty; it is tried again with more.
 type Unpack func(ctx context.Context, path, dir string) error
 
 // Errors a caller tells apart.
@@ -73,11 +76,18 @@ type Cache struct {
 	total   int64
 	entries map[key]*entry
 	busy    map[spare.Digest]chan struct{} // held while a digest is being made
+	aside   []string                       // what unlock is to remove
+	dropped int                            // names what is set aside
+
+	unpacking chan struct{} // held while an App is unpacked: two would take the same room
 }
 
 // Open opens the cache in dir, making it if need be, and clears half-made things.
 func Open(dir string, quota int64) (*Cache, error) {
-	c := &Cache{dir: dir, quota: quota, entries: map[key]*entry{}, busy: map[spare.Digest]chan struct{}{}}
+	c := &Cache{
+		dir: dir, quota: quota, entries: map[key]*entry{}, busy: map[spare.Digest]chan struct{}{},
+		unpacking: make(chan struct{}, 1),
+	}
 	if err := RemoveAll(c.path("tmp")); err != nil {
 		return nil, fmt.Errorf("clear the cache's half-made files: %w", err)
 	}
@@ -160,7 +170,7 @@ func (c *Cache) add(k key, e *entry) {
 // is in use allows.
 func (c *Cache) SetQuota(quota int64) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.quota = quota
 	c.evict(0)
 }
@@ -215,7 +225,7 @@ func (c *Cache) pin(k key) *Pin {
 	_ = os.Chtimes(mark, e.used, e.used) // the order of last use survives a restart; losing it costs a download
 	return &Pin{path: file, release: sync.OnceFunc(func() {
 		c.mu.Lock()
-		defer c.mu.Unlock()
+		defer c.unlock()
 		e.pins--
 		c.evict(0)
 	})}
@@ -224,7 +234,7 @@ func (c *Cache) pin(k key) *Pin {
 // reserve sets how many bytes k takes, making room for them, or says that there is none.
 func (c *Cache) reserve(k key, bytes int64, what string) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	var has int64
 	if e := c.entries[k]; e != nil {
 		has = e.bytes
@@ -235,6 +245,15 @@ func (c *Cache) reserve(k key, bytes int64, what string) error {
 	}
 	c.setBytes(k, bytes)
 	return nil
+}
+
+// makeRoom makes what was not used for longest give way to so many more bytes. It returns
+// how many there is room for, and whether more could give way.
+func (c *Cache) makeRoom(bytes int64) (room int64, more bool) {
+	c.mu.Lock()
+	defer c.unlock()
+	more = c.evict(bytes)
+	return max(c.quota-c.total, 0), more
 }
 
 // setBytes notes how many bytes k takes. The caller holds the lock.
@@ -251,7 +270,7 @@ func (c *Cache) setBytes(k key, bytes int64) {
 // purge removes everything that is not in use.
 func (c *Cache) purge() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	quota := c.quota
 	c.quota = 0
 	c.evict(0)
@@ -270,9 +289,10 @@ func (c *Cache) pinned() (n int64) {
 }
 
 // evict removes what was not used for longest until need more bytes fit the quota,
-// and reports whether they do. The caller holds the lock.
+// and reports whether they do. The caller holds the lock and gives it back with unlock.
 func (c *Cache) evict(need int64) bool {
-	if c.total+need <= c.quota {
+	fits := func() bool { return need <= c.quota-c.total } // neither is negative, so nothing overflows
+	if fits() {
 		return true
 	}
 	keys := make([]key, 0, len(c.entries))
@@ -283,15 +303,16 @@ func (c *Cache) evict(need int64) bool {
 	}
 	slices.SortFunc(keys, func(a, b key) int { return c.entries[a].used.Compare(c.entries[b].used) })
 	for _, k := range keys {
-		if c.total+need <= c.quota {
+		if fits() {
 			break
 		}
 		c.drop(k)
 	}
-	return c.total+need <= c.quota
+	return fits()
 }
 
-// drop removes an entry and its files. The caller holds the lock.
+// drop removes an entry and sets its files aside: a large folder takes seconds to remove,
+// and nobody is to wait for that. The caller holds the lock and gives it back with unlock.
 func (c *Cache) drop(k key) {
 	e, ok := c.entries[k]
 	if !ok {
@@ -301,15 +322,33 @@ func (c *Cache) drop(k key) {
 	if k.kind == app {
 		_ = os.Remove(file + ".json") // first: without it the folder does not count
 	}
-	// What cannot be removed now is removed at the next Open.
-	_ = RemoveAll(file)
+	if k.kind == app {
+		_ = os.Chmod(file, 0o700) // a folder that may not be written to cannot be moved
+	}
+	c.dropped++
+	aside := c.path("tmp", "gone-"+strconv.Itoa(c.dropped))
+	if err := os.Rename(file, aside); err == nil {
+		c.aside = append(c.aside, aside)
+	} else {
+		_ = RemoveAll(file) // somebody has it open, where that matters; what stays goes at the next Open
+	}
 	delete(c.entries, k)
 	c.total -= e.bytes
 }
 
+// unlock gives the lock back and then removes what was set aside under it.
+func (c *Cache) unlock() {
+	aside := c.aside
+	c.aside = nil
+	c.mu.Unlock()
+	for _, path := range aside {
+		_ = RemoveAll(path) // or at the next Open
+	}
+}
+
 func (c *Cache) forget(k key) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
 	c.drop(k)
 }
 

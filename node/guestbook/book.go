@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/disk"
 )
 
 const (
@@ -34,6 +35,7 @@ type Book struct {
 	closed bool
 	file   *os.File // the last one; nil before its first entry
 	size   int64
+	torn   bool     // what an entry that failed left behind size is still there
 	files  []uint64 // by the number of their first entry, ascending
 	head   head     // as it is on disk
 	now    func() time.Time
@@ -41,7 +43,8 @@ type Book struct {
 
 // Open opens the book in a folder, and makes it if there is none. An end that a crash
 // tore off is cut off; that, and any other damage that shows at the end, becomes an
-// entry, and what it leaves stays there for Verify to find.
+// entry, and what it leaves stays there for Verify to find. Entries without the head that
+// sealed them may be anybody's: the new head says so for good.
 func Open(dir string, id Signer) (*Book, error) {
 	b := &Book{dir: dir, id: id, limit: fileLimit, keep: keepFiles, now: time.Now}
 	return b, b.open()
@@ -125,7 +128,8 @@ func (b *Book) recover(lost bool) (damage []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if lost && (len(links) > 0 || torn > 0 || exists(filepath.Join(b.dir, headFile))) {
+	unsealed := lost && (len(links) > 0 || torn > 0 || exists(filepath.Join(b.dir, headFile)))
+	if unsealed {
 		damage = append(damage, "the head was missing or not this node's")
 	}
 	if torn > 0 {
@@ -142,6 +146,9 @@ func (b *Book) recover(lost bool) (damage []string, err error) {
 		damage = append(damage, fmt.Sprintf("the last entries up to %d are missing", sealed))
 	case len(links) > 0:
 		damage = append(damage, "its first entries are not what was written")
+	}
+	if unsealed {
+		b.head.Lost = b.head.Last + 1 // the entry that this is for
 	}
 	if n := b.head.Last - sealed; n > 0 && !lost {
 		damage = append(damage, fmt.Sprintf("entries that were written and not sealed when the node stopped: %d", n))
@@ -239,6 +246,9 @@ func (b *Book) append(e Entry) error {
 	if b.closed {
 		return fs.ErrClosed
 	}
+	if err := b.mend(); err != nil {
+		return err
+	}
 	next := b.head
 	e.Seq, e.Prev, e.At = next.Last+1, next.before(), b.now().UTC()
 	line, err := e.line()
@@ -253,8 +263,8 @@ func (b *Book) append(e Entry) error {
 		err = b.file.Sync()
 	}
 	if err != nil {
-		// Half a line would spoil the next one; what cannot be cut off is found at the next start.
-		return errors.Join(err, b.file.Truncate(b.size))
+		b.torn = true
+		return errors.Join(err, b.mend())
 	}
 	b.size += int64(n)
 	next.Last, next.Hash = e.Seq, linkOf(line).digest()
@@ -279,6 +289,17 @@ func (b *Book) append(e Entry) error {
 	return nil
 }
 
+// mend cuts off what an entry that failed left: half a line would spoil the next one. It
+// goes by the file's name, as Windows cuts nothing off that is open for appending.
+func (b *Book) mend() error {
+	if !b.torn {
+		return nil
+	}
+	err := os.Truncate(b.path(b.files[len(b.files)-1]), b.size)
+	b.torn = err != nil // then it is tried again before the next entry, and at the next start
+	return err
+}
+
 // turn begins a new file when the last one is full.
 func (b *Book) turn(seq uint64, more int64) error {
 	if b.file != nil && b.size+more <= b.limit {
@@ -295,7 +316,7 @@ func (b *Book) turn(seq uint64, more int64) error {
 		return err
 	}
 	b.file, b.size, b.files = f, 0, append(b.files, seq)
-	return syncDir(b.dir)
+	return disk.SyncDir(b.dir)
 }
 
 func firstOf(path string) (link, error) {

@@ -6,7 +6,9 @@
 // list and verify it, whether the node runs or not.
 //
 // What it cannot show: that whoever holds both the folder and the node's key wrote it
-// anew, or put back an older copy of both book and head.
+// anew, that somebody put back an older copy of both book and head, or removed the folder
+// and with it all that ever was. Entries behind the last one that is sealed are nobody's
+// word: a crash may leave one, and so may whoever can write here.
 package guestbook
 
 import (

@@ -348,19 +348,6 @@ func TestBook_DamageOutlivesARestart(t *testing.T) {
 		write(t, open(t, dir), 3)
 		damaged(t, dir, 1, "missing")
 	})
-	t.Run("head removed", func(t *testing.T) {
-		dir := t.TempDir()
-		b := open(t, dir)
-		write(t, b, 10)
-		if err := errors.Join(b.Close(), os.Remove(filepath.Join(dir, headFile))); err != nil {
-			t.Fatal(err)
-		}
-		open(t, dir)
-		if e := read(t, dir)[10]; e.Event != Repaired || !strings.Contains(e.Message, "head") {
-			t.Errorf("the missing head is not told of: %+v", e)
-		}
-		whole(t, dir, 11)
-	})
 }
 
 func TestBook_IsBounded(t *testing.T) {

@@ -8,10 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
-	"time"
 
 	"github.com/spare-compute/spare"
+	"github.com/spare-compute/spare/disk"
 )
 
 const headFile = "head.json"
@@ -22,11 +21,12 @@ type head struct {
 	First     uint64       `json:"first"`      // the oldest entry that is kept
 	FirstPrev spare.Digest `json:"first_prev"` // what that entry names as the one before it
 	Last      uint64       `json:"last"`
-	Hash      spare.Digest `json:"hash"` // of the last entry's line
+	Hash      spare.Digest `json:"hash"`           // of the last entry's line
+	Lost      uint64       `json:"lost,omitempty"` // the entry that tells of an earlier head's loss; 0: none was ever lost
 	Signature []byte       `json:"signature,omitempty"`
 }
 
-const headVersion = 1
+const headVersion = 2 // 1 had no room for what was lost
 
 var (
 	errNoHead  = errors.New("the book has no head")
@@ -57,32 +57,7 @@ func (h head) write(dir string, id Signer) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".head-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(raw, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = replace(f.Name(), filepath.Join(dir, headFile))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
-}
-
-// replace renames a file over another. Windows refuses that while somebody reads the
-// other one, which takes a moment.
-func replace(from, to string) error {
-	err := os.Rename(from, to)
-	for range 40 {
-		if err == nil || runtime.GOOS != "windows" {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-		err = os.Rename(from, to)
-	}
-	return err
+	return disk.Replace(filepath.Join(dir, headFile), append(raw, '\n'))
 }
 
 func readHead(dir string, key ed25519.PublicKey) (head, error) {
@@ -105,16 +80,4 @@ func readHead(dir string, key ed25519.PublicKey) (head, error) {
 		return head{}, errBadHead
 	}
 	return h, nil
-}
-
-// syncDir makes new names in a folder durable. Windows needs and allows no such call.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

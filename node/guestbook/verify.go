@@ -81,6 +81,10 @@ func verify(dir string, key ed25519.PublicKey) (Report, error) {
 	if err := check(h, lines); err != nil {
 		return Report{}, err
 	}
+	if h.Lost > 0 {
+		return Report{}, &Damage{File: headFile, What: "head", Detail: fmt.Sprintf(
+			"its head was lost before entry %d was written, and nothing shows whether the entries before that one are what this node wrote", h.Lost)}
+	}
 	r := Report{Entries: len(lines), First: h.First, Last: h.Last, Hash: h.Hash}
 	if n := len(lines); n > 0 && lines[n-1].seq > h.Last {
 		r.Unsealed = int(lines[n-1].seq - h.Last)

@@ -12,11 +12,12 @@ import (
 	"github.com/spare-compute/spare/protocol"
 )
 
-// How often a transfer may fail without the connection being the cause. A finished
-// result is worth minutes of patience, with a hub whose disk is full for example.
+// How often a transfer may fail without the connection being the cause. A finished result
+// is kept and offered until the hub has it or says that it may be dropped, whatever keeps
+// the hub from taking it: its disk may be full until somebody comes to work.
 const (
 	getTries = 5
-	putTries = 30
+	putTries = 0 // as often as it takes
 )
 
 // Get writes a blob's bytes from offset on. While the hub cannot be reached it waits;
@@ -32,8 +33,8 @@ func (l *Link) Get(ctx context.Context, d spare.Digest, offset int64, w io.Write
 	})
 }
 
-// Put hands a blob over. While the hub cannot be reached it waits; the hub says from
-// which byte to go on.
+// Put hands a blob over. While the hub cannot be reached, or cannot take it, it waits;
+// the hub says from which byte to go on. Only what the hub will never take is an error.
 func (l *Link) Put(ctx context.Context, d spare.Digest, size int64, open func(int64) (io.ReadCloser, error)) error {
 	return l.persist(ctx, putTries, func(s protocol.Session) error {
 		var failed error
@@ -55,7 +56,7 @@ type final struct{ error }
 func (f *final) Unwrap() error { return f.error }
 
 // persist does something with the hub until it succeeds, cannot, or ctx ends. A lost
-// connection does not count as a try: the work waits for the hub.
+// connection does not count as a try: the work waits for the hub. No tries is no limit.
 func (l *Link) persist(ctx context.Context, tries int, do func(protocol.Session) error) error {
 	delay := firstDelay
 	for n := 1; ; {
@@ -84,7 +85,7 @@ func (l *Link) persist(ctx context.Context, tries int, do func(protocol.Session)
 		default:
 		}
 		if !gone {
-			if n++; n > tries {
+			if n++; tries > 0 && n > tries {
 				return fmt.Errorf("after %d tries: %w", tries, err)
 			}
 		}
@@ -104,7 +105,8 @@ func permanent(err error) bool {
 			return true
 		}
 	}
-	return false
+	var said *protocol.BlobError
+	return errors.As(err, &said) && said.Code == protocol.BlobMalformed
 }
 
 // advance counts what was written, so that the next try asks for the rest.

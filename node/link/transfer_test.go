@@ -7,6 +7,8 @@ import (
 	"io"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/protocol"
@@ -142,3 +144,45 @@ func TestTransfer_WhatCannotBeDoneIsNotTriedAgain(t *testing.T) {
 type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+// line is a session that stays.
+type line struct {
+	protocol.Session
+	done chan struct{}
+}
+
+func (l line) Done() <-chan struct{} { return l.done }
+
+func TestTransfer_AResultOutwaitsAFullHub(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Config{})
+		l.session = line{done: make(chan struct{})}
+		full := &protocol.BlobError{Op: "put", Code: protocol.BlobFull, Message: "the hub's disk is full"}
+		began, tries := time.Now(), 0
+		hub := func(protocol.Session) error {
+			tries++
+			if time.Since(began) < 48*time.Hour {
+				return full
+			}
+			return nil
+		}
+		if err := l.persist(t.Context(), putTries, hub); err != nil {
+			t.Errorf("a weekend of a full hub: %v", err)
+		}
+		if took := time.Since(began); tries > int(48*time.Hour/(mostDelay/4)) || took > 48*time.Hour+mostDelay {
+			t.Errorf("%d tries, and it took %v", tries, took)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		ended := errors.New("the job has ended")
+		time.AfterFunc(time.Hour, func() { cancel(ended) })
+		if err := l.persist(ctx, putTries, func(protocol.Session) error { return full }); !errors.Is(err, ended) {
+			t.Errorf("after the job's end: %v", err)
+		}
+		for _, code := range []protocol.BlobCode{protocol.BlobDenied, protocol.BlobTooLarge, protocol.BlobMismatch, protocol.BlobMalformed} {
+			never := &protocol.BlobError{Op: "put", Code: code}
+			if err := l.persist(t.Context(), putTries, func(protocol.Session) error { return never }); !errors.Is(err, never) {
+				t.Errorf("%s: %v", code, err)
+			}
+		}
+	})
+}

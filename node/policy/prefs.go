@@ -44,6 +44,9 @@ type Prefs struct {
 	EngineRuntime string `json:"engine_runtime,omitempty"` // the engine's own runtime, as runc; "" = its choice
 	EngineFlaws   bool   `json:"engine_flaws,omitempty"`   // whether an engine with known flaws may be used
 
+	Registries Registries `json:"allow_registries,omitempty"` // of images, that may stand at private addresses
+	Mirrors    Mirrors    `json:"registry_mirrors,omitempty"` // asked before the registries themselves
+
 	Signature Signature `json:"require_publisher_signature,omitempty"` // "" = pool
 }
 
@@ -112,6 +115,16 @@ var setters = []struct {
 		func(p Prefs) string { return strconv.FormatBool(p.EngineFlaws) },
 	},
 	{
+		"allow_registries", "registries of images that may stand at private addresses, as registry.lan:5000; empty: public ones alone",
+		func(p *Prefs, v string) error { p.Registries = Registries(v); return nil },
+		func(p Prefs) string { return string(p.Registries) },
+	},
+	{
+		"registry_mirrors", "mirrors that are asked before a registry, as docker.io=mirror.lan:5000; empty: none",
+		func(p *Prefs, v string) error { p.Mirrors = Mirrors(v); return nil },
+		func(p Prefs) string { return string(p.Mirrors) },
+	},
+	{
 		"name", "the name shown for this machine; empty: its host name",
 		func(p *Prefs, v string) error { p.Name = v; return nil },
 		func(p Prefs) string { return p.Name },
@@ -175,7 +188,7 @@ func (p Prefs) check() error {
 	case len(p.Name) > 64 || strings.ContainsFunc(p.Name, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return fmt.Errorf("preference name: use at most 64 printable characters")
 	}
-	return errors.Join(p.Runtimes.check(), p.Signature.check())
+	return errors.Join(p.Runtimes.check(), p.Signature.check(), p.Registries.check(), p.Mirrors.check())
 }
 
 // Load reads preferences from a file; a missing file is the default. Unknown keys

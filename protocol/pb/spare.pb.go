@@ -1135,6 +1135,7 @@ type App struct {
 	ImageOnHub     bool                   `protobuf:"varint,10,opt,name=image_on_hub,json=imageOnHub,proto3" json:"image_on_hub,omitempty"` // the image's blobs come from the hub, by digest
 	Gpus           []string               `protobuf:"bytes,12,rep,name=gpus,proto3" json:"gpus,omitempty"`                                  // models the App asks for, any of them
 	Signed         []byte                 `protobuf:"bytes,11,opt,name=signed,proto3" json:"signed,omitempty"`                              // the publisher's signed manifest; empty if it has none
+	Needs          []byte                 `protobuf:"bytes,13,opt,name=needs,proto3" json:"needs,omitempty"`                                // spare.Requirements as JSON, the App's own; gpus is for nodes that do not know it
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1249,6 +1250,13 @@ func (x *App) GetGpus() []string {
 func (x *App) GetSigned() []byte {
 	if x != nil {
 		return x.Signed
+	}
+	return nil
+}
+
+func (x *App) GetNeeds() []byte {
+	if x != nil {
+		return x.Needs
 	}
 	return nil
 }
@@ -2291,7 +2299,7 @@ const file_spare_proto_rawDesc = "" +
 	"\x05cores\x18\v \x01(\rR\x05cores\x12.\n" +
 	"\n" +
 	"checkpoint\x18\f \x01(\v2\x0e.spare.v1.BlobR\n" +
-	"checkpoint\"\xe0\x02\n" +
+	"checkpoint\"\xf6\x02\n" +
 	"\x03App\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -2308,7 +2316,8 @@ const file_spare_proto_rawDesc = "" +
 	" \x01(\bR\n" +
 	"imageOnHub\x12\x12\n" +
 	"\x04gpus\x18\f \x03(\tR\x04gpus\x12\x16\n" +
-	"\x06signed\x18\v \x01(\fR\x06signed\"^\n" +
+	"\x06signed\x18\v \x01(\fR\x06signed\x12\x14\n" +
+	"\x05needs\x18\r \x01(\fR\x05needs\"^\n" +
 	"\x04Blob\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +

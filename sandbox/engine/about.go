@@ -1,10 +1,12 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -22,6 +24,10 @@ func (e *engine) describe(ctx context.Context) error {
 		var versions []byte
 		if versions, err = e.call(ctx, "version", "--format", "{{json .}}"); err == nil {
 			e.about, err = dockerAbout(info, versions)
+		}
+		// Of a runtime that the owner chooses Docker does not say the version.
+		if name := base(e.ociRuntime); err == nil && name != "" && name != "runc" {
+			e.parts[name] = ""
 		}
 	}
 	if err != nil {
@@ -48,12 +54,13 @@ func podmanAbout(info []byte) (about, error) {
 		return about{}, fmt.Errorf("its description cannot be read: %w", err)
 	}
 	h := said.Host
+	oci := partName(h.OCIRuntime.Name, h.OCIRuntime.Version)
 	if h.Arch == "" || said.Version.Version == "" {
 		return about{}, errors.New("its description names neither its version nor its processor")
 	}
 	a := about{
 		version: said.Version.Version, arch: goArch(h.Arch), rootless: h.Security.Rootless, selinux: h.Security.SELinuxEnabled,
-		remote: h.ServiceIsRemote, cpus: h.CPUs, parts: map[string]string{h.OCIRuntime.Name: partVersion(h.OCIRuntime.Name, h.OCIRuntime.Package, h.OCIRuntime.Version)},
+		remote: h.ServiceIsRemote, cpus: h.CPUs, parts: map[string]string{oci: partVersion(oci, h.OCIRuntime.Package, h.OCIRuntime.Version)},
 	}
 	switch h.CgroupVersion {
 	case "v1":
@@ -62,6 +69,15 @@ func podmanAbout(info []byte) (about, error) {
 		a.cgroups = 2
 	}
 	return a, nil
+}
+
+// partName is what a runtime calls itself ("crun version 1.20"): under another name it may
+// be one whose flaws are known. One that does not say has the name it is installed under.
+func partName(name, text string) string {
+	if f := strings.Fields(text); len(f) > 1 && f[1] == "version" {
+		return f[0]
+	}
+	return cmp.Or(base(name), "its unnamed runtime")
 }
 
 // partVersion prefers the distribution's version, which tells repairs apart, to what the
@@ -153,18 +169,25 @@ func goArch(name string) string {
 
 // flaws are those of the parts that every container comes in touch with.
 func (e *engine) flaws() (all []Flaw) {
-	for _, part := range []string{"runc", "crun", "docker-desktop"} {
-		if v, used := e.parts[part]; used {
-			all = append(all, FlawsOf(e.name(), part, v)...)
-		}
+	for _, part := range e.partNames() {
+		all = append(all, FlawsOf(e.name(), part, e.parts[part])...)
 	}
 	return all
 }
 
+// unjudged are the parts of which no flaw is known here, because nobody has looked.
+func (e *engine) unjudged() (parts []string) {
+	return slices.DeleteFunc(e.partNames(), func(part string) bool {
+		return slices.ContainsFunc(known, func(k flaw) bool { return k.part == part })
+	})
+}
+
+func (e *engine) partNames() []string { return slices.Sorted(maps.Keys(e.parts)) }
+
 // String is the engine and its parts with their versions: "podman 4.3.1, runc 1.1.5".
 func (e *engine) String() string {
 	said := e.name() + " " + e.version
-	for _, part := range []string{"runc", "crun", "docker-desktop"} {
+	for _, part := range e.partNames() {
 		if v := e.parts[part]; v != "" {
 			said += ", " + part + " " + v
 		}

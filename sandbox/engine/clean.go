@@ -8,8 +8,7 @@ import (
 	"strings"
 )
 
-// Clean removes the containers that this node's earlier lives left behind: those with
-// its label whose process is gone. It returns how many there were. Probe calls it.
+// Clean removes the containers that this node's earlier lives left behind. It returns how many there were. Probe calls it.
 func (r *Runtime) Clean(ctx context.Context) (int, error) {
 	e, err := r.engine(ctx)
 	if err != nil {
@@ -44,12 +43,16 @@ func (r *Runtime) clean(ctx context.Context, e *engine) (int, error) {
 	return removed, errors.Join(errs...)
 }
 
-// orphan judges by the labels "process pid". A number alone may meanwhile be another
-// process's, this one's for instance; then the word tells.
+// orphan judges by the labels "process pid". One process at a time has an instance's
+// folder: whatever has another word than this one's is left over. Where instances are not
+// told apart the number counts, though it may be another process's by now.
 func (r *Runtime) orphan(labels string) bool {
 	f := strings.Fields(labels)
 	if len(f) != 2 {
 		return true // nobody of ours labels like this any more
+	}
+	if r.config.Instance != "" {
+		return f[0] != r.token
 	}
 	p, err := strconv.Atoi(f[1])
 	switch {

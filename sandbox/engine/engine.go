@@ -34,7 +34,8 @@ type Config struct {
 	// the engine's own choice.
 	OCIRuntime string
 	// Instance tells this node's containers from those of others on the machine, so
-	// that only its own orphans are removed: the path of its data folder, say.
+	// that only its own orphans are removed: the path of its data folder, which one
+	// process has at a time. Without it, containers of processes that live are left alone.
 	Instance string
 	// GPU lets Apps that name a GPU have it.
 	GPU bool
@@ -52,15 +53,19 @@ type Runtime struct {
 	mu    sync.Mutex
 	found *engine // what probing found; nil before, and if nothing works
 
-	loading sync.Mutex
-	loaded  map[string]held // by image ID
+	loading chan struct{} // held while the engine reads an archive: heavy work for the disk
+	images  sync.Mutex    // for a look at those that follow
+	loaded  map[string]held
+	turns   map[string]chan struct{} // by image ID: held while one is looked for, loaded or removed
 }
 
 var _ sandbox.Runtime = (*Runtime)(nil)
 
 // New gives the runtime of an engine. Nothing is looked for before Probe or Run.
 func New(c Config) *Runtime {
-	return &Runtime{config: c, token: random(), loaded: map[string]held{}}
+	return &Runtime{
+		config: c, token: random(), loading: make(chan struct{}, 1), loaded: map[string]held{}, turns: map[string]chan struct{}{},
+	}
 }
 
 // Name implements sandbox.Runtime.

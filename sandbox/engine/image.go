@@ -25,6 +25,7 @@ var imageID = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 type held struct {
 	Ref     string   // what the engine knows it by: a digest, never a name
 	Volumes []string // paths it declares as volumes
+	Named   bool     // somebody pulled, built or named it there; what is loaded has no name
 }
 
 // hold sees to it that the engine has an image, and returns what it knows it by.
@@ -32,44 +33,99 @@ func (r *Runtime) hold(ctx context.Context, e *engine, img *sandbox.Image) (held
 	if !imageID.MatchString(img.ID) {
 		return held{}, fmt.Errorf("run image %.80q: want the digest of its configuration, sha256:…", img.ID)
 	}
-	r.loading.Lock() // loading is heavy work for the disk: one at a time
-	defer r.loading.Unlock()
-	if h, known := r.loaded[img.ID]; known {
+	if h, known := r.known(img.ID); known {
+		return h, nil
+	}
+	done, err := take(ctx, r.turn(img.ID))
+	if err != nil {
+		return held{}, err
+	}
+	defer done()
+	if h, known := r.known(img.ID); known { // whoever had the turn before loaded it
 		return h, nil
 	}
 	if h, _, err := e.look(ctx, e.ref(img.ID)); err == nil {
-		r.loaded[img.ID] = h
+		r.note(img.ID, h)
 		return h, nil
 	}
 	if img.Archive == nil {
 		return held{}, fmt.Errorf("run image %s: %s does not have it", img.ID, e.name())
 	}
+	loaded, err := take(ctx, r.loading)
+	if err != nil {
+		return held{}, err
+	}
+	defer loaded()
 	h, err := e.load(ctx, img)
 	if err != nil {
 		return held{}, fmt.Errorf("load image %s into %s: %w", img.ID, e.name(), err)
 	}
-	r.loaded[img.ID] = h
+	r.note(img.ID, h)
 	return h, nil
+}
+
+// take waits for what one may hold at a time.
+func take(ctx context.Context, turn chan struct{}) (done func(), err error) {
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// turn is what is held by whoever deals with an image.
+func (r *Runtime) turn(id string) chan struct{} {
+	r.images.Lock()
+	defer r.images.Unlock()
+	if r.turns[id] == nil {
+		r.turns[id] = make(chan struct{}, 1)
+	}
+	return r.turns[id]
+}
+
+// known is an image as this process has seen it in the engine's store.
+func (r *Runtime) known(id string) (held, bool) {
+	r.images.Lock()
+	defer r.images.Unlock()
+	h, known := r.loaded[id]
+	return h, known
+}
+
+func (r *Runtime) note(id string, h held) {
+	r.images.Lock()
+	defer r.images.Unlock()
+	r.loaded[id] = h
+}
+
+func (r *Runtime) unnote(id string) {
+	r.images.Lock()
+	defer r.images.Unlock()
+	delete(r.loaded, id)
 }
 
 // lost reports whether an image that the engine had is gone from its store: its owner
 // may clear it at any time. The next run brings it again.
 func (r *Runtime) lost(ctx context.Context, e *engine, id string) bool {
-	r.loading.Lock()
-	defer r.loading.Unlock()
-	h, known := r.loaded[id]
+	done, err := take(ctx, r.turn(id))
+	if err != nil {
+		return false
+	}
+	defer done()
+	h, known := r.known(id)
 	if !known {
 		return false
 	}
-	if _, _, err := e.look(ctx, h.Ref); err == nil {
+	if _, _, err := e.look(ctx, h.Ref); err == nil || ctx.Err() != nil {
 		return false
 	}
-	delete(r.loaded, id)
+	r.unnote(id)
 	return true
 }
 
 // Forget takes an image out of the engine's store, when the node's cache lets go of it.
-// One that the engine does not have is no error.
+// One that the engine does not have is no error; one that has a name there is the owner's
+// own and stays.
 func (r *Runtime) Forget(ctx context.Context, id string) error {
 	e, err := r.engine(ctx)
 	if err != nil {
@@ -78,14 +134,21 @@ func (r *Runtime) Forget(ctx context.Context, id string) error {
 	if !imageID.MatchString(id) {
 		return fmt.Errorf("remove image %.80q: want the digest of its configuration, sha256:…", id)
 	}
-	r.loading.Lock()
-	defer r.loading.Unlock()
+	done, err := take(ctx, r.turn(id))
+	if err != nil {
+		return err
+	}
+	defer done()
 	ref := e.ref(id)
-	if h, known := r.loaded[id]; known {
+	if h, known := r.known(id); known {
 		ref = h.Ref
 	}
-	delete(r.loaded, id)
-	if _, _, err := e.look(ctx, ref); err != nil {
+	r.unnote(id)
+	h, _, err := e.look(ctx, ref)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil || h.Named:
 		return nil
 	}
 	_, err = e.call(ctx, "rmi", ref)
@@ -114,6 +177,8 @@ func (e *engine) look(ctx context.Context, ref string) (held, []string, error) {
 func (e *engine) inspected(raw []byte) (held, []string, error) {
 	var list []struct {
 		ID           string `json:"Id"`
+		RepoTags     []string
+		RepoDigests  []string
 		Architecture string
 		Os           string
 		Annotations  map[string]string
@@ -137,7 +202,7 @@ func (e *engine) inspected(raw []byte) (held, []string, error) {
 			return held{}, nil, fmt.Errorf("the image has the annotation %.80q, which steers engines", name)
 		}
 	}
-	h := held{Ref: e.ref(said.ID)}
+	h := held{Ref: e.ref(said.ID), Named: len(said.RepoTags)+len(said.RepoDigests) > 0}
 	for v := range said.Config.Volumes {
 		h.Volumes = append(h.Volumes, v)
 	}

@@ -49,6 +49,9 @@ func (r *Runtime) Probe(ctx context.Context) spare.Capability {
 			c.Reason = "no GPU is offered: " + err.Error()
 		}
 	}
+	if parts := e.unjudged(); len(parts) > 0 {
+		c.Reason = strings.TrimSuffix("whether "+strings.Join(parts, " and ")+" has known flaws is not judged: there is no list of them here; "+c.Reason, "; ")
+	}
 	if flaws := e.flaws(); len(flaws) > 0 {
 		c.Reason = strings.TrimSuffix("the owner accepts that "+list(flaws)+"; "+c.Reason, "; ")
 	}
@@ -90,6 +93,8 @@ func (r *Runtime) look(ctx context.Context, e *engine) ([]string, error) {
 			return nil, err
 		}
 	}
+	// Nobody needs it until the next start. If it cannot be removed it stays, of a few KiB.
+	defer func() { _ = r.Forget(context.WithoutCancel(ctx), img.ID) }()
 	var out, errs bytes.Buffer
 	res, err := r.run(ctx, e, sandbox.Spec{
 		Image: img, Argv: append([]string{"/probe"}, insights...), Stdout: &out, Stderr: &errs,

@@ -95,7 +95,7 @@ func TestAbout_ReadsWhatEnginesSay(t *testing.T) {
 	if err != nil || a.version != "4.9.3" || a.arch != "amd64" || !a.rootless || !a.selinux || a.cgroups != 2 || a.parts["crun"] != "1.14.3" {
 		t.Errorf("%+v, %v", a, err)
 	}
-	debian := strings.ReplaceAll(strings.ReplaceAll(podmanInfo, "crun-1.14.3-1.fc39.x86_64", "runc_1.1.5+ds1-1+deb12u1_amd64"), `"crun"`, `"runc"`)
+	debian := strings.ReplaceAll(strings.ReplaceAll(podmanInfo, "crun-1.14.3-1.fc39.x86_64", "runc_1.1.5+ds1-1+deb12u1_amd64"), "crun", "runc")
 	if a, err = podmanAbout([]byte(debian)); err != nil || a.parts["runc"] != "1.1.5+ds1-1+deb12u1" {
 		t.Errorf("%+v, %v", a, err)
 	}
@@ -426,21 +426,55 @@ func TestProgram_LooksAround(t *testing.T) {
 }
 
 func TestOrphan_IsWhatNobodyWaitsFor(t *testing.T) {
-	r := New(Config{})
+	r, alone := New(Config{}), New(Config{Instance: "/var/lib/spare-node"})
 	gone := exec.Command("true")
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
-	for labels, want := range map[string]bool{
-		r.token + " 1": false, // this process's own
-		"another 1":    false, // another process lives
-		"another " + strconv.Itoa(gone.Process.Pid): true,
-		"another " + strconv.Itoa(pid):              true, // an earlier process with this one's number
-		"another x":                                 true,
-		"":                                          true,
+	for labels, want := range map[string]struct{ shared, alone bool }{
+		"TOKEN 1":   {false, false}, // this process's own
+		"another 1": {false, true},  // the number's process lives: the earlier one, or another by now
+		"another " + strconv.Itoa(gone.Process.Pid): {true, true},
+		"another " + strconv.Itoa(pid):              {true, true}, // an earlier process with this one's number
+		"another x":                                 {true, true},
+		"":                                          {true, true},
 	} {
-		if got := r.orphan(labels); got != want {
-			t.Errorf("%q: %t", labels, got)
+		if got := r.orphan(strings.Replace(labels, "TOKEN", r.token, 1)); got != want.shared {
+			t.Errorf("%q, among others: %t", labels, got)
+		}
+		if got := alone.orphan(strings.Replace(labels, "TOKEN", alone.token, 1)); got != want.alone {
+			t.Errorf("%q, alone: %t", labels, got)
+		}
+	}
+}
+
+func TestFlaws_ARuntimeThatNobodyJudgedIsNamed(t *testing.T) {
+	said := func(name, version string) *engine {
+		text := strings.NewReplacer(`"name":"crun"`, `"name":"`+name+`"`, "crun version 1.14.3", version, "crun-1.14.3-1.fc39.x86_64", "").Replace(podmanInfo)
+		a, err := podmanAbout([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &engine{podman: true, about: a}
+	}
+	for name, c := range map[string]struct {
+		e        *engine
+		flaws    bool
+		unjudged string
+	}{
+		"another runtime":          {said("youki", "youki version 0.5.0"), false, "youki"},
+		"one that says nothing":    {said("/opt/bin/secret", "?"), false, "secret"},
+		"crun under another name":  {said("krun", "crun version 1.14.3"), true, ""},
+		"crun, old":                {said("crun", "crun version 1.14.3"), true, ""},
+		"crun, repaired":           {said("crun", "crun version 1.28"), false, ""},
+		"crun of unknown version":  {said("crun", "?"), true, ""},
+		"runc as a file elsewhere": {said("/opt/bin/runc", "runc version 1.1.11"), true, ""},
+	} {
+		if got := len(c.e.flaws()) > 0; got != c.flaws {
+			t.Errorf("%s: flaws %v", name, c.e.flaws())
+		}
+		if got := strings.Join(c.e.unjudged(), " "); got != c.unjudged {
+			t.Errorf("%s: not judged %q", name, got)
 		}
 	}
 }

@@ -192,6 +192,8 @@ type nodes struct{ store store.Store }
 
 func (n nodes) List(ctx context.Context) ([]spare.Node, error) { return n.store.Nodes(ctx) }
 
+func (n nodes) Remove(ctx context.Context, id spare.NodeID) error { return n.store.DeleteNode(ctx, id) }
+
 // strategies are the built-in ones that the test's template names.
 type strategies struct{}
 

@@ -1,0 +1,5 @@
+package image
+
+import "syscall"
+
+const tooManyLinks = syscall.Errno(1142)
