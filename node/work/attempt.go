@@ -2,6 +2,7 @@ package work
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -56,6 +57,8 @@ type attempt struct {
 	lease  *pb.Lease // nil after a restart
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	rest   context.Context // outlives ctx, to hand back what is left; ends when the attempt is gone or the node has no more time
+	giveUp context.CancelCauseFunc
 	start  chan struct{} // closed when cores are given
 	steer  sandbox.Steer
 	wants  int // cores
@@ -63,10 +66,11 @@ type attempt struct {
 	verdict publisher.Verdict // the guard's, once it has admitted the App
 
 	// Under the executor's lock:
-	phase phase
-	since time.Time
-	cores int       // given
-	ended *pb.Ended // from saving on
+	phase  phase
+	since  time.Time
+	cores  int       // given
+	frozen bool      // by a pause
+	ended  *pb.Ended // from saving on
 }
 
 // move enters a phase. A move the table does not allow is a mistake of this package.
@@ -102,8 +106,10 @@ func (e *Executor) unqueueUnless(a *attempt, next phase) {
 // live takes a fresh lease through all its phases.
 func (e *Executor) live(a *attempt) {
 	ended, made := e.process(a)
+	overDisk(ended)
 	if !e.enter(a, saving) {
 		made.discard()
+		a.desk.runEnded(a)
 		return
 	}
 	a.desk.save(ended, made)
@@ -111,8 +117,19 @@ func (e *Executor) live(a *attempt) {
 	e.mu.Lock()
 	a.ended = ended
 	e.mu.Unlock()
-	if e.enter(a, uploading) {
-		e.handOver(a)
+	if !e.enter(a, uploading) {
+		a.desk.unsave(a)
+		return
+	}
+	e.handOver(a)
+}
+
+// overDisk tells an App that wrote more than it may, which would do so anywhere, from a
+// disk of this node that is full: the hub counts the one against the task and not the
+// other. Only what came to run has taken time.
+func overDisk(ended *pb.Ended) {
+	if ended.Outcome == pb.Outcome_OUTCOME_OUT_OF_DISK && ended.WallMs > 0 {
+		ended.Outcome = pb.Outcome_OUTCOME_APP_FAILED
 	}
 }
 
@@ -124,6 +141,9 @@ func (e *Executor) handOver(a *attempt) {
 	case b == nil:
 	case b == ended.Checkpoint:
 		if err := e.putCheckpoint(a, b); err != nil {
+			if errors.Is(context.Cause(a.rest), errCancelled) {
+				return
+			}
 			a.desk.log.Warn("checkpoint not handed back", "attempt", a.id, "error", err)
 			ended.Checkpoint = nil
 			a.desk.save(ended, nil)
@@ -143,7 +163,9 @@ func (e *Executor) handOver(a *attempt) {
 	e.mu.Lock()
 	a.ended = ended
 	e.mu.Unlock()
-	e.enter(a, reporting)
+	if !e.enter(a, reporting) {
+		a.desk.unsave(a)
+	}
 }
 
 func (e *Executor) put(ctx context.Context, a *attempt, r *pb.Blob) error {

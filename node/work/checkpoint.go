@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/spare-compute/spare"
@@ -22,14 +23,17 @@ import (
 //
 //	<task>/data     what the App sees
 //	<task>/attempt  the number of the last attempt that could write there
+//	.gone-<n>       what is being removed
 type checkpoints struct {
 	dir  string
-	root *os.Root // names come from the hub
+	root *os.Root     // names come from the hub
+	gone atomic.Int64 // names what is being removed
 }
 
 const (
 	stateDir  = "data"
 	stateFile = "attempt"
+	goneMark  = ".gone-"
 	// keepState is how long a checkpoint waits for its task to come back: longer than a
 	// weekend, and no job is younger for ever.
 	keepState = 7 * 24 * time.Hour
@@ -38,18 +42,18 @@ const (
 var taskName = regexp.MustCompile(`^[0-9a-zA-Z][0-9a-zA-Z-]{0,63}\.[0-9]{1,10}$`)
 
 // openCheckpoints makes the folder, and clears what no task came back for.
-func openCheckpoints(dir string) (checkpoints, error) {
+func openCheckpoints(dir string) (*checkpoints, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return checkpoints{}, fmt.Errorf("make the folder for checkpoints: %w", err)
+		return nil, fmt.Errorf("make the folder for checkpoints: %w", err)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return checkpoints{}, fmt.Errorf("open the folder for checkpoints: %w", err)
+		return nil, fmt.Errorf("open the folder for checkpoints: %w", err)
 	}
-	c := checkpoints{dir, root}
+	c := &checkpoints{dir: dir, root: root}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return checkpoints{}, fmt.Errorf("list checkpoints: %w", err)
+		return nil, fmt.Errorf("list checkpoints: %w", err)
 	}
 	for _, e := range entries {
 		info, err := c.root.Stat(filepath.Join(e.Name(), stateFile))
@@ -61,7 +65,7 @@ func openCheckpoints(dir string) (checkpoints, error) {
 }
 
 // number is the last attempt that could write to a task's checkpoint; 0 if none did.
-func (c checkpoints) number(task spare.TaskID) int {
+func (c *checkpoints) number(task spare.TaskID) int {
 	raw, err := c.root.ReadFile(filepath.Join(string(task), stateFile))
 	if err != nil {
 		return 0
@@ -75,7 +79,7 @@ func (c checkpoints) number(task spare.TaskID) int {
 
 // begin makes a task's folder for an attempt. What an attempt before number left is
 // kept; fill replaces it, if given.
-func (c checkpoints) begin(task spare.TaskID, number int, fill func(dir string) error) (string, error) {
+func (c *checkpoints) begin(task spare.TaskID, number int, fill func(dir string) error) (string, error) {
 	name := string(task)
 	if fill != nil {
 		c.remove(task)
@@ -97,7 +101,7 @@ func (c checkpoints) begin(task spare.TaskID, number int, fill func(dir string) 
 }
 
 // empty reports whether an App left nothing.
-func (c checkpoints) empty(task spare.TaskID) bool {
+func (c *checkpoints) empty(task spare.TaskID) bool {
 	dir, err := c.root.Open(filepath.Join(string(task), stateDir))
 	if err != nil {
 		return true
@@ -107,9 +111,22 @@ func (c checkpoints) empty(task spare.TaskID) bool {
 	return err != nil
 }
 
-func (c checkpoints) remove(task spare.TaskID) {
-	if err := c.root.RemoveAll(string(task)); errors.Is(err, fs.ErrPermission) { // the App's own modes
-		_ = cache.RemoveAll(filepath.Join(c.dir, string(task)))
+func (c *checkpoints) remove(task spare.TaskID) { c.drop(task)() }
+
+// drop makes a task's checkpoint disappear at once. It returns what may take long: the
+// removal of its files, of which there may be a million.
+func (c *checkpoints) drop(task spare.TaskID) (clear func()) {
+	name := goneMark + strconv.FormatInt(c.gone.Add(1), 10)
+	switch err := c.root.Rename(string(task), name); {
+	case errors.Is(err, fs.ErrNotExist):
+		return func() {}
+	case err != nil:
+		name = string(task)
+	}
+	return func() {
+		if err := c.root.RemoveAll(name); errors.Is(err, fs.ErrPermission) { // the App's own modes
+			_ = cache.RemoveAll(filepath.Join(c.dir, name))
+		}
 	}
 }
 
@@ -145,26 +162,34 @@ func (a *attempt) fetchCheckpoint(sent *pb.Blob, dir string) error {
 		return fmt.Errorf("read the checkpoint: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	if err := bundle.Unpack(a.ctx, f, dir, bundle.Limits{Files: maxFiles, Bytes: maxCheckpoint}); err != nil {
-		return fmt.Errorf("unpack the checkpoint: %w", err)
+	most, scarce := int64(maxCheckpoint), false
+	if disk := a.desk.e.lent().Disk; disk > 0 && disk < maxCheckpoint {
+		most, scarce = int64(disk), true
 	}
-	return nil
+	err = bundle.Unpack(a.ctx, f, dir, bundle.Limits{Files: maxFiles, Bytes: most})
+	var refused *bundle.Refused
+	switch {
+	case err == nil:
+		return nil
+	case scarce && errors.As(err, &refused): // no fault of the App's: on another node it may fit
+		return fmt.Errorf("%w: %s", errRoom, refused.Reason)
+	}
+	return fmt.Errorf("unpack the checkpoint: %w", err)
 }
 
 // packCheckpoint packs what the App of a handed back attempt left of itself. A
 // checkpoint that cannot be packed costs only itself.
 func (a *attempt) packCheckpoint(ended *pb.Ended, dir string) *pack {
 	task := a.id.Task()
-	if a.lease == nil || a.desk.checkpoints.empty(task) {
-		return nil
+	if a.lease == nil || a.rest.Err() != nil || a.desk.checkpoints.empty(task) {
+		return nil // of an attempt that is gone nobody asks for one
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		a.desk.log.Warn("checkpoint not handed back", "attempt", a.id, "error", err)
 		return nil
 	}
 	data := filepath.Join(a.desk.checkpoints.dir, string(task), stateDir)
-	// The attempt's own context has ended.
-	made, _, blob, err := packFolder(context.WithoutCancel(a.ctx), data, dir)
+	made, _, blob, err := packFolder(a.rest, data, dir)
 	if err != nil {
 		_ = cache.RemoveAll(dir)
 		a.desk.log.Warn("checkpoint not handed back", "attempt", a.id, "error", err)
@@ -175,7 +200,7 @@ func (a *attempt) packCheckpoint(ended *pb.Ended, dir string) *pack {
 	return made
 }
 
-// handBack is how long the upload of a checkpoint may keep a node that stops.
+// handBack is how long the upload of a checkpoint may keep an attempt from being handed back.
 const handBack = 10 * time.Second
 
 // putCheckpoint uploads a checkpoint before the hub hears of the end. It may outlive
@@ -184,7 +209,7 @@ func (e *Executor) putCheckpoint(a *attempt, b *pb.Blob) error {
 	ctx := a.ctx
 	if ctx.Err() != nil {
 		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(context.WithoutCancel(a.ctx), handBack)
+		ctx, stop = context.WithTimeout(a.rest, handBack)
 		defer stop()
 	}
 	return e.put(ctx, a, b)

@@ -31,13 +31,16 @@ type Desk struct {
 	transfers Transfers
 	results   results
 
-	checkpoints checkpoints
+	checkpoints *checkpoints
+	sizes       map[spare.TaskID]unclaimed // of checkpoints, as last measured; under the executor's pruning
 	house       house
 
 	news     chan struct{}
 	log      *slog.Logger
-	attempts map[spare.AttemptID]*attempt // under the executor's lock
+	attempts map[spare.AttemptID]*attempt // under the executor's lock, as what follows
+	leaving  map[spare.TaskID]int         // attempts that are gone and whose run has not ended yet
 	draining bool
+	closed   bool
 }
 
 // Desk opens a hub's desk. The folder holds its results; finished ones of an earlier
@@ -54,6 +57,7 @@ func (e *Executor) Desk(name, folder string, t Transfers) (*Desk, error) {
 	d := &Desk{
 		e: e, name: name, transfers: t, results: rs, checkpoints: cs, news: make(chan struct{}, 1),
 		log: e.cfg.Log.With("hub", name), attempts: map[spare.AttemptID]*attempt{},
+		leaving: map[spare.TaskID]int{},
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -68,6 +72,7 @@ func (e *Executor) Desk(name, folder string, t Transfers) (*Desk, error) {
 func (d *Desk) Close() {
 	d.e.mu.Lock()
 	defer d.e.mu.Unlock()
+	d.closed = true
 	for _, a := range d.attempts {
 		d.remove(a)
 	}
@@ -97,6 +102,7 @@ func (e *Executor) resume(d *Desk) {
 func (e *Executor) newAttempt(d *Desk, id spare.AttemptID) *attempt {
 	a := &attempt{id: id, desk: d, start: make(chan struct{}), since: time.Now(), wants: 1}
 	a.ctx, a.cancel = context.WithCancelCause(e.life)
+	a.rest, a.giveUp = context.WithCancelCause(e.late)
 	return a
 }
 
@@ -161,6 +167,8 @@ func (d *Desk) Grant(leases []*pb.Lease) {
 
 // Cancel stops attempts at once and drops what they made.
 func (d *Desk) Cancel(ids []spare.AttemptID, reason string) {
+	var cleared clearings
+	defer cleared.clear()
 	d.e.mu.Lock()
 	defer d.e.mu.Unlock()
 	for _, id := range ids {
@@ -168,6 +176,7 @@ func (d *Desk) Cancel(ids []spare.AttemptID, reason string) {
 			d.log.Info("attempt cancelled", "attempt", id, "phase", a.phase, "reason", reason)
 			d.remove(a)
 			d.results.remove(id)
+			cleared.add(d.forget(id.Task()))
 		}
 	}
 }
@@ -187,6 +196,8 @@ func (d *Desk) Drop(ids []spare.AttemptID) {
 
 // Accepted forgets what the hub has taken, or has no use for.
 func (d *Desk) Accepted(verdicts []*pb.Verdict) {
+	var cleared clearings
+	defer cleared.clear()
 	d.e.mu.Lock()
 	defer d.e.mu.Unlock()
 	for _, v := range verdicts {
@@ -199,27 +210,22 @@ func (d *Desk) Accepted(verdicts []*pb.Verdict) {
 		}
 		d.remove(a)
 		d.results.remove(a.id)
-		d.forget(a.id.Task())
-	}
-}
-
-// forget drops the checkpoint of a task that is done, or that the hub has, unless the
-// task has come back here meanwhile. The caller holds the executor's lock.
-func (d *Desk) forget(task spare.TaskID) {
-	for id := range d.attempts {
-		if id.Task() == task {
-			return
+		if !v.Taken || !d.mayComeBack(a) {
+			cleared.add(d.forget(a.id.Task()))
 		}
 	}
-	d.checkpoints.remove(task)
 }
 
 // remove ends an attempt, wherever it is. The caller holds the executor's lock.
 func (d *Desk) remove(a *attempt) {
 	d.e.unqueue(a)
+	if a.phase.unfinished() {
+		d.leaving[a.id.Task()]++
+	}
 	a.move(gone)
 	delete(d.attempts, a.id)
 	a.cancel(errCancelled)
+	a.giveUp(errCancelled)
 	d.e.dispatch()
 	d.e.changed()
 }

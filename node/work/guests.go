@@ -1,6 +1,7 @@
 package work
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -39,12 +40,28 @@ func (d *Desk) Watch(hub spare.NodeID, g Guard, b Diary) {
 
 // appOf is the App that a lease is for, as far as it decides what runs.
 func appOf(l *pb.App) (spare.App, error) {
-	around, err := environment(l)
+	around, badAround := environment(l)
+	needs, badNeeds := requirements(l)
 	return spare.App{
 		Kind: spare.KindApp, Name: l.Name, Version: l.Version, Revision: int(l.Revision),
 		Entrypoint: l.Entrypoint, Root: l.Root, Platform: spare.Platform(l.Platform), Config: l.PlatformConfig,
-		Bundle: spare.Digest(l.Bundle.Digest), BundleSize: int64(l.Bundle.Size), Environment: around, Signed: l.Signed,
-	}, err
+		Bundle: spare.Digest(l.Bundle.Digest), BundleSize: int64(l.Bundle.Size), Environment: around, Needs: needs, Signed: l.Signed,
+	}, errors.Join(badAround, badNeeds)
+}
+
+// requirements are what the App asks of a device, GPUs among them: nothing else in a
+// lease gives it one, or a hub could add to what was signed. A hub of an earlier release
+// tells of the GPUs alone.
+func requirements(l *pb.App) (spare.Requirements, error) {
+	needs := spare.Requirements{GPU: l.Gpus}
+	if len(l.Needs) == 0 {
+		return needs, nil
+	}
+	needs = spare.Requirements{}
+	if err := json.Unmarshal(l.Needs, &needs); err != nil {
+		return needs, fmt.Errorf("the hub's word of what the App requires cannot be read: %w", err)
+	}
+	return needs, nil
 }
 
 // admit asks the guard, before anything of the App is fetched.

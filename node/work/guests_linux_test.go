@@ -153,6 +153,42 @@ func TestGuests_EnvironmentThatCannotBeReadIsNotRun(t *testing.T) {
 	}
 }
 
+// The GPUs that an App gets are among the requirements that the guard was asked about.
+func TestGuests_HubCannotAddAGPU(t *testing.T) {
+	b := newBench(t)
+	guard := &doorman{}
+	b.desk.Watch(hubKey, guard, &diary{})
+	l := b.lease(1, echo)
+	l.App.Needs, l.App.Gpus = []byte(`{"min_memory":0.25}`), []string{"RTX 4090"}
+	b.desk.Grant([]*pb.Lease{l})
+	if ended := b.report(l); ended.Outcome != pb.Outcome_OUTCOME_SUCCEEDED {
+		t.Errorf("a GPU that nobody was asked about: reported as %v: %q", ended.Outcome, ended.Message)
+	}
+	if needs := guard.asked[0].Needs; needs.MinMemory != 0.25 || len(needs.GPU) > 0 {
+		t.Errorf("the guard is asked about %+v", needs)
+	}
+	// A hub of an earlier release names the GPUs alone.
+	earlier := b.lease(2, echo)
+	earlier.App.Gpus = []string{"RTX 4090"}
+	b.desk.Grant([]*pb.Lease{earlier})
+	if ended := b.report(earlier); ended.Outcome == pb.Outcome_OUTCOME_SUCCEEDED { // this runtime has none to give
+		t.Errorf("reported as %v", ended.Outcome)
+	}
+	if needs := guard.asked[1].Needs; len(needs.GPU) != 1 {
+		t.Errorf("the guard is asked about %+v", needs)
+	}
+}
+
+func TestGuests_RequirementsThatCannotBeReadAreNotRun(t *testing.T) {
+	b := newBench(t)
+	l := b.lease(1, echo)
+	l.App.Needs = []byte(`{"gpu":`)
+	b.desk.Grant([]*pb.Lease{l})
+	if ended := b.report(l); ended.Outcome == pb.Outcome_OUTCOME_SUCCEEDED || b.hub.gets != 0 {
+		t.Errorf("reported as %v: %q", ended.Outcome, ended.Message)
+	}
+}
+
 func TestGuests_RefusalsDoNotFloodTheBook(t *testing.T) {
 	var q quiet
 	now := time.Now()

@@ -113,6 +113,7 @@ func (e *Executor) collect(a *attempt, dir string) (*materials, error) {
 	if err := e.image(a, m); err != nil {
 		return m, err
 	}
+	e.prune(time.Now())
 	if m.state, err = a.checkpoint(); err != nil {
 		return m, err
 	}
@@ -189,7 +190,7 @@ func (a *attempt) failed(err error, otherwise pb.Outcome) *pb.Ended {
 }
 
 func diskOutcome(err error, otherwise pb.Outcome) pb.Outcome {
-	if errors.Is(err, cache.ErrFull) || errors.Is(err, image.ErrFull) || cache.DiskFull(err) {
+	if errors.Is(err, cache.ErrFull) || errors.Is(err, image.ErrFull) || errors.Is(err, errRoom) || cache.DiskFull(err) {
 		return pb.Outcome_OUTCOME_OUT_OF_DISK
 	}
 	return otherwise

@@ -38,6 +38,7 @@ type Config struct {
 	Images     *image.Store      // nil: none are kept
 	Registries *image.Registries // where images come from that no hub holds
 	Patience   time.Duration     // how long what is frozen may stay so; 0 = Patience
+	Stop       time.Duration     // how long Run may go on once its context has ended; 0 = StopWithin
 	Log        *slog.Logger
 }
 
@@ -61,10 +62,20 @@ const (
 	maxAhead  = 32 // attempts, however short they are
 )
 
+// StopWithin is how long Run goes on after its context has ended, unless Config says
+// otherwise: for the Apps' grace, for packing what they left, and for its upload, all
+// together. Service managers kill what takes longer than they wait (systemd, by our units,
+// 30 s), and after this the links still need 5 s to tell the hubs.
+const StopWithin = 20 * time.Second
+
+// stopSlack is for what cannot be broken off: a file that is being written to the disk.
+const stopSlack = 2 * time.Second
+
 // Why an attempt's context ends before the attempt does.
 var (
 	errCancelled error = atOnce("the hub cancelled it")
 	errShutdown        = errors.New("the node is shutting down")
+	errLate            = errors.New("the node has no more time before it ends")
 )
 
 // atOnce ends an attempt that has no time to leave its state.
@@ -82,8 +93,12 @@ type Executor struct {
 	upload  *semaphore.Weighted
 	started chan struct{} // closed once life is set
 
-	mu       sync.Mutex
+	steering sync.Mutex // held while what runs is being paused or resumed; taken before mu
+	pruning  sync.Mutex // held while checkpoints are looked through; taken before mu
+
+	mu       sync.Mutex      // never held while waiting for what runs: heartbeats need it
 	life     context.Context // of everything that runs; set by Run
+	late     context.Context // of what is handed back when life has ended; set by Run
 	wg       sync.WaitGroup
 	limits   Limits
 	paused   string // why nothing may run; "" = it may
@@ -91,6 +106,7 @@ type Executor struct {
 	queue    []*attempt  // leased and not started, in the order they came
 	busy     int         // cores in use
 	patience *time.Timer // of the pause that goes on
+	turn     int         // counts pauses and their ends
 	seconds  float64     // moving average of an attempt's wall time
 	serial   int         // names scratch folders
 }
@@ -107,18 +123,23 @@ func New(cfg Config) (*Executor, error) {
 	if cfg.Patience == 0 {
 		cfg.Patience = Patience
 	}
+	if cfg.Stop == 0 {
+		cfg.Stop = StopWithin
+	}
 	return &Executor{
 		cfg: cfg, fetch: semaphore.NewWeighted(fetchers), upload: semaphore.NewWeighted(uploaders),
 		started: make(chan struct{}), paused: "it is just starting",
 	}, nil
 }
 
-// Run lets leased work run until ctx ends, then stops it all and waits for that.
-// Results that lie finished on disk stay there for the next start.
+// Run lets leased work run until ctx ends, then stops it all and waits for that, but no
+// longer than Config.Stop. Results that lie finished on disk stay there for the next start.
 func (e *Executor) Run(ctx context.Context) error {
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	late, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer giveUp(errLate)
 	e.mu.Lock()
-	e.life = life
+	e.life, e.late = life, late
 	for _, d := range e.desks {
 		e.resume(d)
 	}
@@ -126,7 +147,19 @@ func (e *Executor) Run(ctx context.Context) error {
 	close(e.started)
 	<-ctx.Done()
 	end(errShutdown)
-	e.wg.Wait()
+	defer time.AfterFunc(e.cfg.Stop, func() { giveUp(errLate) }).Stop()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		e.wg.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(e.cfg.Stop + stopSlack):
+		// The program ends now, or is killed in the middle of it: what lies on disk is whole
+		// at any moment, and the hubs can still be told of the rest.
+		e.cfg.Log.Warn("not all work has ended in time", "after", e.cfg.Stop)
+	}
 	return nil
 }
 
@@ -134,21 +167,37 @@ func (e *Executor) Run(ctx context.Context) error {
 // Then, when it returns, nothing that runs gets processor time any more; what has been
 // frozen for Patience is handed back.
 func (e *Executor) SetLimits(l Limits, paused string) {
+	e.steering.Lock() // nothing is resumed that is still being paused
+	defer e.steering.Unlock()
+	e.set(l, paused)()
+}
+
+// set decides what SetLimits does, and returns what takes time and needs no lock.
+func (e *Executor) set(l Limits, paused string) (steer func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	steer = func() {}
 	if e.limits == l && e.paused == paused {
-		return
+		return steer
 	}
 	was := e.paused
 	e.limits, e.paused = l, paused
 	switch {
 	case was == "" && paused != "":
-		e.pause(paused)
+		steer = e.pause(paused)
 	case was != "" && paused == "":
-		e.unpause()
+		steer = e.unpause()
 	}
 	e.dispatch()
 	e.changed()
+	return steer
+}
+
+// lent is what may be used now.
+func (e *Executor) lent() Limits {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.limits
 }
 
 // SetRuntimes replaces what runs Apps.
@@ -305,11 +354,32 @@ type Item struct {
 	Memory  int64           `json:"memory,omitempty"` // bytes that it holds while it is frozen
 }
 
-// Items lists everything leased or waiting to be handed over.
-func (e *Executor) Items() []Item {
+// Count is how many Items there are. It never waits for what runs, as Items may.
+func (e *Executor) Count() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var items []Item
+	n := 0
+	for _, d := range e.desks {
+		n += len(d.attempts)
+	}
+	return n
+}
+
+// Items lists everything leased or waiting to be handed over.
+func (e *Executor) Items() []Item {
+	items, frozen := e.items()
+	for i, a := range frozen {
+		items[i].Memory, _ = a.steer.Memory() // not known is not shown
+	}
+	slices.SortFunc(items, func(a, b Item) int { return a.Since.Compare(b.Since) })
+	return items
+}
+
+// items lists them without what only they know, and which of them are frozen.
+func (e *Executor) items() (items []Item, frozen map[int]*attempt) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	frozen = map[int]*attempt{}
 	for _, d := range e.desks {
 		for _, a := range d.attempts {
 			it := Item{Hub: d.name, Attempt: a.id, Phase: a.phase.String(), Since: a.since, Cores: a.cores}
@@ -317,12 +387,11 @@ func (e *Executor) Items() []Item {
 				it.App = a.lease.App.Name + "@" + a.lease.App.Version
 				it.Job, it.Chunk = a.lease.JobName, int(a.lease.Chunk)
 			}
-			if it.Frozen = a.phase == running && a.steer.Paused(); it.Frozen {
-				it.Memory, _ = a.steer.Memory() // not known is not shown
+			if it.Frozen = a.phase == running && a.frozen; it.Frozen {
+				frozen[len(items)] = a
 			}
 			items = append(items, it)
 		}
 	}
-	slices.SortFunc(items, func(a, b Item) int { return a.Since.Compare(b.Since) })
-	return items
+	return items, frozen
 }

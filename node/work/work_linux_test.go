@@ -349,6 +349,13 @@ func TestExecutor_CancelKillsAtOnceAndLeavesNothing(t *testing.T) {
 	if n := Pending(filepath.Join(b.dir, "results")); n != 1 {
 		t.Errorf("%d results on disk, want the second one's", n)
 	}
+	b.desk.Accepted([]*pb.Verdict{{Attempt: next.Attempt, Taken: true}})
+	b.e.wg.Wait()
+	for _, folder := range []string{"checkpoints", "work"} {
+		if left, _ := os.ReadDir(filepath.Join(b.dir, folder)); len(left) != 0 {
+			t.Errorf("left in %s: %v", folder, left)
+		}
+	}
 }
 
 func TestExecutor_InputsAreFetchedWhileAnotherComputes(t *testing.T) {
@@ -395,14 +402,24 @@ open(os.environ["TASK_RESULTS_DIR"] + "/big", "wb").write(os.urandom(300_000))
 
 func TestExecutor_UploadThatCannotBeIsReported(t *testing.T) {
 	b := newBench(t)
-	b.hub.fail = errors.New("the hub's disk is full")
+	b.hub.fail = fmt.Errorf("put blob: %w: this node has no lease", protocol.ErrDenied) // what a full disk does, the link waits out
 	l := b.lease(0, `
 import os
 open(os.environ["TASK_RESULTS_DIR"] + "/big", "wb").write(os.urandom(300_000))
 `)
 	b.desk.Grant([]*pb.Lease{l})
-	if ended := b.report(l); ended.Outcome != pb.Outcome_OUTCOME_UPLOAD_FAILED || !strings.Contains(ended.Message, "disk is full") {
+	if ended := b.report(l); ended.Outcome != pb.Outcome_OUTCOME_UPLOAD_FAILED || !strings.Contains(ended.Message, "has no lease") {
 		t.Errorf("ended = %v", ended)
+	}
+}
+
+func TestAttempt_AnAppThatWritesTooMuchIsNotADiskThatIsFull(t *testing.T) {
+	app := &pb.Ended{Outcome: pb.Outcome_OUTCOME_OUT_OF_DISK, WallMs: 1200, Message: "wrote more than it may"}
+	disk := &pb.Ended{Outcome: pb.Outcome_OUTCOME_OUT_OF_DISK, Message: "no space left on device"}
+	overDisk(app)
+	overDisk(disk)
+	if app.Outcome != pb.Outcome_OUTCOME_APP_FAILED || disk.Outcome != pb.Outcome_OUTCOME_OUT_OF_DISK {
+		t.Errorf("the App's own limit is reported as %s, a full disk as %s", app.Outcome, disk.Outcome)
 	}
 }
 
