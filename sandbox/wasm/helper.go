@@ -93,6 +93,15 @@ func (h *inside) end(rep report) {
 	os.Exit(code)
 }
 
+// note writes what is to be known if the helper falls.
+func (h *inside) note(rep report) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.over {
+		_ = rep.write(h.orders.Report) // without it, a fall has no cause
+	}
+}
+
 // killed ends the run because of a limit.
 func (h *inside) killed(why sandbox.Cause) {
 	h.end(report{Stage: ended, Cause: why})
@@ -267,9 +276,13 @@ func (h *inside) watch() {
 		if over {
 			// Most of it may be garbage: each file that a program looks at leaves some.
 			// This waits for the module's next call, and without one it takes no more;
-			// processor time has a wall behind this one.
+			// processor time has a wall behind this one. One that goes on taking may bring
+			// the helper down meanwhile: then that is why.
+			h.note(report{Stage: running, Cause: sandbox.KilledMemory})
 			runtime.GC()
-			over = taken() > most
+			if over = taken() > most; !over {
+				h.note(report{Stage: running})
+			}
 		}
 		switch {
 		case over:

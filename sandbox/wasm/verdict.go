@@ -1,6 +1,7 @@
 package wasm
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -33,7 +34,10 @@ func verdict(s sandbox.Spec, res sandbox.Result, rep report) (sandbox.Result, er
 		return res, fmt.Errorf("run %s: the wasm helper ended before the program began (%s)", s.Argv[0], words(res))
 	case rep.Stage == running:
 		// The helper itself fell: for want of memory, or by a fault that this module finds.
-		res.ExitCode, res.Cause = -1, sandbox.KilledSignal
+		res.ExitCode, res.Cause = -1, cmp.Or(rep.Cause, sandbox.KilledSignal)
+		if most := s.Limits.Memory; most > 0 && res.PeakMemory > most+tableRoom { // quicker than the watch
+			res.Cause = sandbox.KilledMemory
+		}
 		if res.Signal == "" {
 			res.Signal = "a crash of the wasm helper"
 		}
