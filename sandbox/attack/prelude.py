@@ -91,6 +91,17 @@ def needs(capability):
         raise Absent("root has no capability %d here" % capability)
 
 
+def count(pipe, enough):
+    """Bytes that come through a pipe, until enough have or none have for two seconds."""
+    n, last = 0, time.monotonic()
+    while n < enough and time.monotonic() < last + 2:
+        try:
+            n, last = n + len(os.read(pipe, enough)), time.monotonic()
+        except BlockingIOError:
+            time.sleep(0.02)
+    return n
+
+
 def read(name, size=4096):
     with open(name, "rb", 0) as f:
         return f.read(size)
