@@ -48,9 +48,9 @@ demo: go ## a hub, three nodes, a video, a kill; VIDEO=file uses yours
 
 .PHONY: test
 test: setup ## run every test with the race detector, fuzz seeds included
-	CGO_ENABLED=1 go test -race -count=1 -timeout $(TESTTIME) $$(go list ./... | grep -v /e2e$$)
-	@# By itself: what nodes run is at idle priority, and beside encoders gets no processor.
-	CGO_ENABLED=1 go test -race -count=1 -timeout $(TESTTIME) ./e2e
+	CGO_ENABLED=1 go test -race -count=1 -timeout $(TESTTIME) $$(go list ./... | grep -vE '/(e2e|sandbox)(/|$$)')
+	@# One by one: what runs there is at idle priority, and beside encoders gets no processor.
+	CGO_ENABLED=1 go test -race -count=1 -timeout $(TESTTIME) -p 1 ./sandbox/... ./e2e
 
 .PHONY: attacks
 attacks: setup ## every attack on every runtime, and on podman and bubblewrap; writes docs/sandbox.md

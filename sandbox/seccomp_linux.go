@@ -90,7 +90,8 @@ func rules(n Network) []rule {
 		{call{"socket", 41, 198}, sockets(n), nothing | uint32(unix.EAFNOSUPPORT)},
 		{call{"socketpair", 53, 199}, []clause{on(allow, is(0, unix.AF_UNIX))}, nothing | uint32(unix.EAFNOSUPPORT)},
 		{call{"prlimit64", 302, 261}, []clause{on(allow, is(0, self))}, refuse},
-		{call{"sched_setaffinity", 203, 122}, notFirst(0), allow},
+		// The processors it was given it keeps: without control groups nothing else holds it to them.
+		{call{"sched_setaffinity", 203, 122}, notFirst(0), nothing},
 		{call{"sched_setscheduler", 144, 119}, notFirst(0), allow},
 		{call{"sched_setparam", 142, 118}, notFirst(0), allow},
 		{call{"sched_setattr", 314, 274}, notFirst(0), allow},

@@ -143,7 +143,7 @@ return refused_all(
 	},
 	{
 		Name: "take more processors", Tries: "Spreads over all of the machine's processors where it was given one.",
-		Walls: walls("cgroup cpu"), Unshown: "what it gets without it depends on what else the machine does",
+		Walls: walls("cgroup cpu, seccomp"), Unshown: "what it gets without it depends on what else the machine does",
 		Script: `
 if H["cpus"] < 2: raise Absent("the machine has one processor")
 def burn(w):
