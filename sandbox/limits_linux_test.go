@@ -88,7 +88,7 @@ func TestWall_ControlGroupHoldsMemoryOfTheKernels(t *testing.T) {
 	groupWall(t, cgroup.Memory, limit{
 		script: `
 pairs = []
-for _ in range(400):
+for _ in range(480):
     a, b = socket.socketpair()
     a.setblocking(False)
     try:

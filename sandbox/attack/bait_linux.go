@@ -325,6 +325,9 @@ func (b *Bait) setShared() error {
 
 // setKey adds a key that everybody may read to the user's keyring.
 func (b *Bait) setKey() error {
+	// Whose a key is goes by the thread: another may not change it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	key, err := unix.AddKey("user", b.KeyName, []byte(b.Token), unix.KEY_SPEC_USER_KEYRING)
 	if err != nil {
 		return fmt.Errorf("add a key: %w", err)
