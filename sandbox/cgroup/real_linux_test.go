@@ -279,11 +279,15 @@ func TestGroup_IdleYieldsToOthers(t *testing.T) {
 		return group
 	}
 	idle, other := spinning(Limits{Idle: true}), spinning(Limits{})
-	before, beforeOther := idle.Usage().CPU, other.Usage().CPU
-	eventually(t, "the other one runs", func() bool { return other.Usage().CPU-beforeOther > 500*time.Millisecond })
-	if took := idle.Usage().CPU - before; took > 100*time.Millisecond {
-		t.Errorf("the idle one took %v of the other's time", took)
+	var took time.Duration
+	for range 8 { // until both have settled on that processor
+		before, beforeOther := idle.Usage().CPU, other.Usage().CPU
+		eventually(t, "the other one runs", func() bool { return other.Usage().CPU-beforeOther > 500*time.Millisecond })
+		if took = idle.Usage().CPU - before; took <= 100*time.Millisecond {
+			return
+		}
 	}
+	t.Errorf("the idle one took %v of the other's half second, again and again", took)
 }
 
 // counting is a program of nine processes, each of which counts in a file as fast as it
