@@ -1,9 +1,12 @@
 package sandbox
 
 import (
+	"os"
 	"sync"
+	"syscall"
 
 	"github.com/spare-compute/spare/sandbox/cgroup"
+	"github.com/spare-compute/spare/sandbox/clone"
 	"github.com/spare-compute/spare/sandbox/first"
 )
 
@@ -80,32 +83,49 @@ func (r *run) newGroup() {
 
 // launch starts the first process, in its group if there is one.
 func (r *run) launch() error {
+	attr := r.linux.attributes(r.spec.Network)
 	if r.group == nil {
-		return r.cmd.Start()
+		return r.birth(attr)
 	}
 	tried := false
-	err := r.group.Start(r.cmd.SysProcAttr, func() (int, error) {
+	err := r.group.Start(attr, func() (int, error) {
 		tried = true
-		if err := r.cmd.Start(); err != nil {
+		if err := r.birth(attr); err != nil {
 			return 0, err
 		}
-		return r.cmd.Process.Pid, nil
+		return r.first.Pid, nil
 	})
 	switch {
 	case err == nil:
 		_ = r.group.Share() // a matter of courtesy, not of containment
 		return nil
-	case tried && r.cmd.Process != nil:
-		_ = r.cmd.Process.Kill()
-		_ = r.cmd.Wait()
+	case tried && r.first != nil:
+		_ = r.first.Kill()
+		_, _ = r.first.Wait()
 		return err
 	case tried:
 		return err
 	}
 	r.dropGroup()
 	r.group, r.freezes, r.orders.Counted = nil, false, false
-	r.cmd.SysProcAttr.UseCgroupFD = false
-	return r.cmd.Start()
+	attr.UseCgroupFD = false
+	return r.birth(attr)
+}
+
+// birth executes this program again.
+func (r *run) birth(attr *syscall.SysProcAttr) error {
+	files := make([]uintptr, len(r.theirs))
+	for i, f := range r.theirs {
+		files[i] = f.Fd()
+	}
+	pid, err := clone.Start("/proc/self/exe", []string{argv0}, &syscall.ProcAttr{
+		Dir: "/", Env: []string{first.Env, "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}, Files: files, Sys: attr,
+	})
+	if err != nil {
+		return err
+	}
+	r.first, err = os.FindProcess(pid)
+	return err
 }
 
 // dropGroup takes the group away once its processes are gone.

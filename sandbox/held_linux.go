@@ -215,7 +215,7 @@ func entries(dir string) ([]string, error) {
 // pids are the run's processes but the first one, which holds no files that matter and
 // lets nobody look.
 func (r *run) pids() []int {
-	first := r.cmd.Process.Pid
+	first := r.first.Pid
 	if r.group == nil {
 		return below(first)[1:]
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -101,7 +100,7 @@ type run struct {
 	spec    Spec
 	orders  first.Orders
 	out     *output
-	cmd     *exec.Cmd
+	first   *os.Process
 	control *os.File // orders and kills go in here
 	reports int      // read by the thread that waits for the end, and by nothing else
 	disk    *diskUse
@@ -215,14 +214,12 @@ func (r *run) mount(m Mount) (first.Mount, error) {
 
 // start executes this program again as the first process and hands it its orders.
 func (r *run) start() error {
-	mounts := r.theirs
-	r.theirs = nil
 	control, ourControl, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	r.control, r.ours = ourControl, append(r.ours, ourControl)
-	r.theirs = slices.Concat([]*os.File{control}, mounts)
+	r.theirs = slices.Insert(r.theirs, 0, control)
 	// Not through the runtime's poller: the report is waited for by a thread of this
 	// run's own, which the kernel wakes at once.
 	var report [2]int
@@ -231,11 +228,7 @@ func (r *run) start() error {
 	}
 	r.reports = report[0]
 	r.theirs = slices.Insert(r.theirs, 1, os.NewFile(uintptr(report[1]), "report"))
-
-	r.cmd = &exec.Cmd{Path: "/proc/self/exe", Args: []string{argv0}, Env: []string{first.Env, "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}, Dir: "/"}
-	r.cmd.ExtraFiles = r.theirs
-	r.cmd.SysProcAttr = r.linux.attributes(r.spec.Network)
-	if err := r.pipeOutput(); err != nil {
+	if err := r.standardFiles(); err != nil {
 		return err
 	}
 	if err := r.launch(); err != nil {
@@ -251,42 +244,39 @@ func (r *run) start() error {
 	return nil
 }
 
-// pipeOutput connects stdout and stderr. Both go through one pipe if they have one writer.
-func (r *run) pipeOutput() error {
-	connect := func(w io.Writer) (*os.File, error) {
-		if w == nil {
-			return nil, nil
-		}
-		read, write, err := os.Pipe()
-		if err != nil {
-			return nil, err
-		}
-		r.ours, r.theirs = append(r.ours, read), append(r.theirs, write)
-		if r.linux.ownUser() { // else the program could not open /dev/stdout
-			if err := write.Chown(ownID, ownID); err != nil {
-				return nil, err
-			}
-		}
-		r.drained.Go(func() { r.out.drain(read, w) })
-		return write, nil
-	}
-	out, err := connect(r.spec.Stdout)
+// standardFiles puts stdin, stdout and stderr before the first process's other files. Both
+// outputs go through one pipe if they have one writer.
+func (r *run) standardFiles() error {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	errOut := out
-	if !sameWriter(r.spec.Stdout, r.spec.Stderr) {
-		if errOut, err = connect(r.spec.Stderr); err != nil {
+	r.theirs = slices.Insert(r.theirs, 0, null, null, null)
+	connect := func(w io.Writer, to int) error {
+		if w == nil {
+			return nil
+		}
+		read, write, err := os.Pipe()
+		if err != nil {
 			return err
 		}
+		r.ours, r.theirs[to] = append(r.ours, read), write
+		if r.linux.ownUser() { // else the program could not open /dev/stdout
+			if err := write.Chown(ownID, ownID); err != nil {
+				return err
+			}
+		}
+		r.drained.Go(func() { r.out.drain(read, w) })
+		return nil
 	}
-	if out != nil {
-		r.cmd.Stdout = out
+	if err := connect(r.spec.Stdout, 1); err != nil {
+		return err
 	}
-	if errOut != nil {
-		r.cmd.Stderr = errOut
+	if sameWriter(r.spec.Stdout, r.spec.Stderr) {
+		r.theirs[2] = r.theirs[1]
+		return nil
 	}
-	return nil
+	return connect(r.spec.Stderr, 2)
 }
 
 // sameWriter compares without panicking on writers that cannot be compared.
@@ -316,13 +306,13 @@ func (r *run) wait(ctx context.Context) (first.Report, error) {
 		// nobody needs to wait for.
 		r.leaves = true
 		leaving.Go(func() {
-			_ = r.cmd.Wait()
+			_, _ = r.first.Wait()
 			r.dropGroup()
 		})
 		r.drained.Wait()
 		return rep, nil
 	}
-	waitErr := r.cmd.Wait()
+	state, waitErr := r.first.Wait()
 	r.drained.Wait()
 	r.use.last(r.group)
 	kill := first.Kill(r.kill.Load())
@@ -330,8 +320,14 @@ func (r *run) wait(ctx context.Context) (first.Report, error) {
 		kill = first.KillMemory
 	}
 	if kill != first.KillNone { // it was killed with all the rest
-		used := r.cmd.ProcessState.SystemTime() + r.cmd.ProcessState.UserTime()
+		var used time.Duration
+		if waitErr == nil {
+			used = state.SystemTime() + state.UserTime()
+		}
 		return first.Report{Kill: kill, Status: int(unix.SIGKILL), CPU: int64(used)}, nil
+	}
+	if waitErr == nil {
+		waitErr = errors.New(state.String())
 	}
 	return rep, fmt.Errorf("the sandbox's first process ended without a report (%w): the machine may be out of memory", errors.Join(waitErr, err))
 }

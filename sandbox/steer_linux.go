@@ -98,7 +98,7 @@ func (r *run) stop(k first.Kill) {
 
 // endAll ends the run from outside.
 func (r *run) endAll() {
-	_ = r.cmd.Process.Kill()
+	_ = r.first.Kill()
 	if r.group != nil {
 		_ = r.group.Kill()
 	}
