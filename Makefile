@@ -8,7 +8,9 @@ RELEASE  ?= 0.1.0-dev
 COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 VERSION  ?= $(RELEASE)$(if $(COMMIT),+$(COMMIT))
 LDFLAGS  := -s -w -X github.com/spare-compute/spare.Version=$(VERSION)
-GOBUILD  := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+# What starts sandboxes on Linux has the program of their first process inside.
+TAGS     := embedfirst
+GOBUILD  := CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '$(LDFLAGS)'
 
 FUZZTIME ?= 60s
 VIDEO    ?=
@@ -29,8 +31,13 @@ setup: go ## install what the tests and the demo need and this machine lacks
 	@scripts/setup.sh all
 	@scripts/runtimes.sh --cache
 
+.PHONY: first
+first: go
+	@for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -buildvcs=false -ldflags '-s -w' \
+		-o sandbox/first_linux_$$arch ./sandbox/first/program; done
+
 .PHONY: build
-build: go ## build spare, spare-hub and spare-node into bin/
+build: first ## build spare, spare-hub and spare-node into bin/
 	@mkdir -p bin
 	@for p in $(PROGRAMS); do $(GOBUILD) -o bin/$$p ./cmd/$$p; done
 	@echo "built bin/: $(PROGRAMS) ($(VERSION))"
@@ -47,14 +54,14 @@ demo: go ## a hub, three nodes, a video, a kill; VIDEO=file uses yours
 	@exec bin/spare-demo --bin bin --out demo-out $(if $(VIDEO),--video '$(VIDEO)')
 
 .PHONY: test
-test: setup ## run every test with the race detector, fuzz seeds included
-	CGO_ENABLED=1 go test -race -count=1 -timeout $(TESTTIME) $$(go list ./... | grep -vE '/(e2e|sandbox)(/|$$)')
+test: setup first ## run every test with the race detector, fuzz seeds included
+	CGO_ENABLED=1 go test -race -tags $(TAGS) -count=1 -timeout $(TESTTIME) $$(go list ./... | grep -vE '/(e2e|sandbox)(/|$$)')
 	@# One by one: what runs there is at idle priority, and beside encoders gets no processor.
-	CGO_ENABLED=1 go test -race -count=1 -timeout $(TESTTIME) -p 1 ./sandbox/... ./e2e
+	CGO_ENABLED=1 go test -race -tags $(TAGS) -count=1 -timeout $(TESTTIME) -p 1 ./sandbox/... ./e2e
 
 .PHONY: attacks
-attacks: setup ## every attack on every runtime, and on podman and bubblewrap; writes docs/sandbox.md
-	SPARE_LONG=1 CGO_ENABLED=0 go test -count=1 -timeout $(TESTTIME) ./sandbox -run '^TestAttacks$$' -update
+attacks: setup first ## every attack on every runtime, and on podman and bubblewrap; writes docs/sandbox.md
+	SPARE_LONG=1 CGO_ENABLED=0 go test -tags $(TAGS) -count=1 -timeout $(TESTTIME) ./sandbox -run '^TestAttacks$$' -update
 
 .PHONY: fuzz
 fuzz: go ## run each fuzz target for FUZZTIME (60s)
@@ -63,7 +70,7 @@ fuzz: go ## run each fuzz target for FUZZTIME (60s)
 .PHONY: bench
 bench: setup build ## print the tables of docs/benchmarks.md; BENCH=dispatch,idle picks some
 	@cd bench && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o ../bin/spare-bench . && \
-		CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -o ../bin/spare-bench-sandbox ./sandboxstart
+		CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w' -tags $(TAGS) -o ../bin/spare-bench-sandbox ./sandboxstart
 	@exec bin/spare-bench --bin bin --out bench-out $(if $(BENCH),--only '$(BENCH)')
 
 .PHONY: bench-build
@@ -71,8 +78,8 @@ bench-build: go ## check that the benchmarks still compile
 	cd bench && CGO_ENABLED=0 go vet ./...
 
 .PHONY: cross
-cross: go ## build the programs for six targets into dist/ and print their sizes
-	@LDFLAGS='$(LDFLAGS)' scripts/cross.sh $(PROGRAMS)
+cross: first ## build the programs for six targets into dist/ and print their sizes
+	@LDFLAGS='$(LDFLAGS)' TAGS='$(TAGS)' scripts/cross.sh $(PROGRAMS)
 
 .PHONY: lint
 lint: go ## gofumpt, go vet, staticcheck, file length
@@ -80,4 +87,4 @@ lint: go ## gofumpt, go vet, staticcheck, file length
 
 .PHONY: clean
 clean: ## remove what the targets above made
-	rm -rf bin dist demo-out bench-out
+	rm -rf bin dist demo-out bench-out sandbox/first_linux_*

@@ -1,12 +1,9 @@
 package sandbox
 
 import (
-	"os"
 	"sync"
-	"syscall"
 
 	"github.com/spare-compute/spare/sandbox/cgroup"
-	"github.com/spare-compute/spare/sandbox/clone"
 	"github.com/spare-compute/spare/sandbox/first"
 )
 
@@ -110,22 +107,6 @@ func (r *run) launch() error {
 	r.group, r.freezes, r.orders.Counted = nil, false, false
 	attr.UseCgroupFD = false
 	return r.birth(attr)
-}
-
-// birth executes this program again.
-func (r *run) birth(attr *syscall.SysProcAttr) error {
-	files := make([]uintptr, len(r.theirs))
-	for i, f := range r.theirs {
-		files[i] = f.Fd()
-	}
-	pid, err := clone.Start("/proc/self/exe", []string{argv0}, &syscall.ProcAttr{
-		Dir: "/", Env: []string{first.Env, "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}, Files: files, Sys: attr,
-	})
-	if err != nil {
-		return err
-	}
-	r.first, err = os.FindProcess(pid)
-	return err
 }
 
 // dropGroup takes the group away once its processes are gone.

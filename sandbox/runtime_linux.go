@@ -40,8 +40,6 @@ type linux struct {
 func (linux) Name() string { return "linux" }
 
 const (
-	argv0 = "spare-sandbox" // what the first process is called
-
 	// ownID is the user and group that programs run as on the host when Spare is root;
 	// inside they are first.ID. It lies in the range that systemd's allocation of ids
 	// names unused (60578–61183).
@@ -212,7 +210,7 @@ func (r *run) mount(m Mount) (first.Mount, error) {
 	return o, nil
 }
 
-// start executes this program again as the first process and hands it its orders.
+// start brings the first process to life and hands it its orders.
 func (r *run) start() error {
 	control, ourControl, err := os.Pipe()
 	if err != nil {

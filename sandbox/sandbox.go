@@ -4,8 +4,9 @@
 // jobs, leases or networks, and never looks into what the program makes. Package stage
 // runs Apps and engines in it; node and hub run media tools in it.
 //
-// The first process inside is the program that called Run, executed again: Init must
-// be the first line of every main, and of TestMain in tests that run a sandbox.
+// The first process inside is the program that called Run, executed again, or on Linux a
+// smaller one that it carries: Init must be the first line of every main, and of TestMain
+// in tests that run a sandbox.
 package sandbox
 
 import (

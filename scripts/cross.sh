@@ -16,7 +16,7 @@ for target in $targets; do
 	mkdir -p "$out"
 	packages=()
 	for program in "$@"; do packages+=("./cmd/$program"); done
-	CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "${LDFLAGS:-}" -o "$out/" "${packages[@]}"
+	CGO_ENABLED=0 GOOS=$os GOARCH=$arch go build -trimpath -buildvcs=false -tags "${TAGS:-}" -ldflags "${LDFLAGS:-}" -o "$out/" "${packages[@]}"
 	printf '%-15s' "$target"
 	for program in "$@"; do
 		printf ' %8s MiB' "$(wc -c <"$out/$program$suffix" | awk '{printf "%.1f", $1 / 1048576}')"

@@ -3,6 +3,7 @@ package engine
 import (
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -15,12 +16,17 @@ type diskUse struct {
 	limit        int64
 	cost         time.Duration // of the last count
 	held         func() int64  // space of files that have no name any more; nil is none
+	deep         bool          // folders lie too deep to be counted
 }
 
 const (
 	fileCost  = 4 << 10 // the least a file counts for: a million empty files are no free gift
 	diskPause = 250 * time.Millisecond
 	diskShare = 20 // a count may take one part in so many of the time
+
+	// Folders deeper than this count as more than any limit: to look at each takes a step
+	// for each folder above it.
+	maxDepth = 200
 )
 
 func newDiskUse(dirs []string, limit int64) *diskUse {
@@ -44,7 +50,7 @@ func (d *diskUse) over() bool {
 	return d.exceeded()
 }
 
-func (d *diskUse) exceeded() bool { return d.limit > 0 && d.last > d.limit }
+func (d *diskUse) exceeded() bool { return d.limit > 0 && (d.last > d.limit || d.deep) }
 
 // written counts for the last time.
 func (d *diskUse) written() int64 {
@@ -54,14 +60,14 @@ func (d *diskUse) written() int64 {
 
 func (d *diskUse) count() (sum int64) {
 	for _, dir := range d.dirs {
-		sum += folderUse(dir)
+		sum += d.folder(dir)
 	}
 	return sum
 }
 
-// folderUse is the space a file or folder takes or claims: of a sparse file, its length.
+// folder is the space a file or folder takes or claims: of a sparse file, its length.
 // What cannot be looked at while the program moves it about counts next time.
-func folderUse(host string) (sum int64) {
+func (d *diskUse) folder(host string) (sum int64) {
 	info, err := os.Lstat(host)
 	if err != nil || !info.IsDir() {
 		return fileUse(info)
@@ -75,9 +81,13 @@ func folderUse(host string) (sum int64) {
 		if e == nil || name == "." {
 			return nil
 		}
+		if strings.Count(name, "/") >= maxDepth {
+			d.deep = true
+			return fs.SkipAll
+		}
 		if err != nil && e.IsDir() { // a folder the program has closed to hide what is in it
 			if root.Chmod(name, 0o700) == nil {
-				sum += closedUse(root, name)
+				sum += d.closed(root, name)
 			}
 			return nil
 		}
@@ -89,14 +99,18 @@ func folderUse(host string) (sum int64) {
 	return sum
 }
 
-// closedUse counts a folder that has just been opened again.
-func closedUse(root *os.Root, name string) (sum int64) {
+// closed counts a folder that has just been opened again.
+func (d *diskUse) closed(root *os.Root, name string) (sum int64) {
 	sub, err := root.OpenRoot(name)
 	if err != nil {
 		return 0
 	}
 	defer func() { _ = sub.Close() }()
 	_ = fs.WalkDir(sub.FS(), ".", func(name string, e fs.DirEntry, err error) error {
+		if strings.Count(name, "/") >= maxDepth {
+			d.deep = true
+			return fs.SkipAll
+		}
 		if err == nil && name != "." {
 			if info, err := e.Info(); err == nil {
 				sum += fileUse(info)

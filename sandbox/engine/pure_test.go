@@ -489,3 +489,21 @@ func TestEngine_NothingInstalled(t *testing.T) {
 		t.Errorf("%+v", c)
 	}
 }
+
+func TestDiskUse_FoldersTooDeepToCountAreTooMuch(t *testing.T) {
+	dir := t.TempDir()
+	d := newDiskUse([]string{dir}, 1<<20)
+	flat, deep := filepath.Join(dir, strings.Repeat("d/", maxDepth-1)), filepath.Join(dir, strings.Repeat("d/", maxDepth+1))
+	if err := os.MkdirAll(flat, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if d.over() {
+		t.Errorf("%d folders are %d bytes too many", maxDepth-1, d.last)
+	}
+	if err := os.MkdirAll(deep, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if !d.over() || d.written() > 2<<20 {
+		t.Errorf("folders nobody can count are not too much: %d bytes", d.written())
+	}
+}

@@ -3,6 +3,7 @@ package first
 import (
 	"runtime"
 	"syscall"
+	"unsafe"
 )
 
 // Env marks the first process. It is one only if it is also number 1 of its namespace.
@@ -10,6 +11,9 @@ const Env = "SPARE_SANDBOX_FIRST=1"
 
 // ID is the user and group that programs run as, as they see it.
 const ID = 1000
+
+// name is what the first process is called among the machine's processes.
+var name = [16]byte([]byte("spare-sandbox\x00\x00\x00"))
 
 // OwnThreads are the first process's own, which the kernel counts with the program's.
 const OwnThreads = 16
@@ -89,6 +93,7 @@ func send(r Report) {
 // here, while the paths are at hand.
 func build(o *Orders) (rules int, err error) {
 	deafen()
+	_ = prctl(syscall.PR_SET_NAME, uintptr(unsafe.Pointer(&name)), 0) // for who looks at the machine's processes
 	// Under memory pressure the machine must lose this run before anything of its own.
 	_ = writeFile("/proc/self/oom_score_adj", "1000")
 	if o.has(WallDescriptors) {

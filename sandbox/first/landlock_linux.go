@@ -150,7 +150,7 @@ func allowPath(rules int, name string, rights uint64) error {
 		rights [2]uint32
 		fd     int32
 	}{[2]uint32{uint32(rights), uint32(rights >> 32)}, int32(fd)}
-	if _, _, e := syscall.RawSyscall6(sysLandlockAdd, uintptr(rules), ruleBeneath, uintptr(unsafe.Pointer(&beneath)), 0, 0, 0); e != 0 {
+	if _, _, e := syscall.RawSyscall6(sysLandlockAdd, uintptr(rules), ruleBeneath, uintptr(unsafe.Pointer(&beneath)), 0, 0, 0); e != 0 && e != syscall.EBADFD { // a program in memory, which is under no rule
 		return e
 	}
 	return nil

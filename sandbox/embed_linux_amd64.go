@@ -1,0 +1,8 @@
+//go:build embedfirst
+
+package sandbox
+
+import _ "embed"
+
+//go:embed first_linux_amd64
+var firstProgram []byte
