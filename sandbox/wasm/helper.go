@@ -151,7 +151,9 @@ func (h *inside) serve() report {
 	if err != nil {
 		return report{Stale: true, Refused: err.Error()}
 	}
+	loaded := quicken(sizeOf(filepath.Join(code, before)))
 	compiled, err := r.CompileModule(ctx, mod)
+	loaded()
 	if err != nil {
 		return report{Stale: true, Refused: err.Error()}
 	}

@@ -157,3 +157,12 @@ func onlyFile(folder string) (name string, err error) {
 	}
 	return filepath.Rel(folder, found[0])
 }
+
+// sizeOf is a file's length, or 0.
+func sizeOf(name string) int64 {
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
