@@ -32,7 +32,10 @@ func quicken(code int64) (end func()) {
 	runtime.GC()
 	percent := debug.SetGCPercent(-1) // nearly all of what comes now stays
 	stop := make(chan struct{})
-	go adviseCode(uintptr(code), stop)
+	if file, err := os.Open("/proc/self/maps"); err == nil {
+		maps := &mappings{file: file}
+		go adviseCode(uintptr(code), maps, maps.anonymous(), stop)
+	}
 	return func() {
 		close(stop)
 		debug.SetGCPercent(percent)
@@ -55,29 +58,43 @@ func advise(start, size uintptr) {
 	}
 }
 
-// adviseCode waits for a mapping as large as the code, and has what is not filled of it in
-// huge pages. The mapping is wazero's, which tells nobody.
-func adviseCode(code uintptr, stop <-chan struct{}) {
-	maps, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return
-	}
-	defer func() { _ = maps.Close() }()
-	text := make([]byte, 64<<10)
+// adviseCode waits for a mapping that holds the code, and has what is not filled of it in
+// huge pages. The mapping is wazero's, which tells nobody; the kernel may make it one with
+// what lies beside it.
+func adviseCode(code uintptr, maps *mappings, before map[uintptr]uintptr, stop <-chan struct{}) {
+	defer func() { _ = maps.file.Close() }()
 	for {
+		for end, size := range maps.anonymous() {
+			if size-min(size, before[end]) >= code-worthIt {
+				advise(end-size, size)
+				return
+			}
+		}
 		select {
 		case <-stop:
 			return
 		case <-time.After(codePause):
 		}
-		n, _ := maps.ReadAt(text, 0)
-		for line := range bytes.Lines(text[:n]) {
-			if start, size, ok := anonymous(line); ok && size >= code-worthIt && size < code+worthIt {
-				advise(start, size)
-				return
-			}
+	}
+}
+
+// mappings reads /proc/self/maps.
+type mappings struct {
+	file *os.File
+	text [64 << 10]byte
+}
+
+// anonymous are the sizes of what is mapped of no file, by where it ends: memory is given
+// out downwards.
+func (m *mappings) anonymous() map[uintptr]uintptr {
+	n, _ := m.file.ReadAt(m.text[:], 0)
+	all := map[uintptr]uintptr{}
+	for line := range bytes.Lines(m.text[:n]) {
+		if start, size, ok := anonymous(line); ok {
+			all[start+size] = size
 		}
 	}
+	return all
 }
 
 // anonymous reads a line of /proc/self/maps: a writable mapping of no file.
