@@ -14,6 +14,9 @@ import (
 // bin holds the programs under test.
 var bin string
 
+// buildFlags have them built as the tests are.
+var buildFlags []string
+
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
@@ -26,7 +29,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	bin = filepath.Join(dir, "bin")
-	args := append([]string{"build"}, raceFlag...)
+	args := append([]string{"build"}, buildFlags...)
 	args = append(args, "-o", bin+string(filepath.Separator),
 		"github.com/spare-compute/spare/cmd/spare", "github.com/spare-compute/spare/cmd/spare-hub", "github.com/spare-compute/spare/cmd/spare-node")
 	build := exec.Command("go", args...)

@@ -2,5 +2,4 @@
 
 package e2e
 
-// raceFlag has the programs built as the tests are.
-var raceFlag = []string{"-race"}
+func init() { buildFlags = append(buildFlags, "-race") }

@@ -1,0 +1,5 @@
+//go:build embedfirst
+
+package e2e
+
+func init() { buildFlags = append(buildFlags, "-tags", "embedfirst") }
