@@ -14,10 +14,15 @@ import (
 //go:norace
 //go:nosplit
 func live(c *child) {
-	// Before anything else: if the parent is killed now, nobody answers.
+	// Before anything else: if the parent is killed now, nobody answers. If it was killed a
+	// moment ago, nothing tells so but that no answer comes.
 	c.tie()
+	patience := unix.Timespec{Sec: 60}
 	for c.answered == 0 { // read anew each time: the call in between may change it
-		_, _, _ = syscall.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&c.answered)), futexWait, 0, 0, 0, 0)
+		_, _, e := syscall.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&c.answered)), futexWait, 0, uintptr(unsafe.Pointer(&patience)), 0, 0)
+		if e == unix.ETIMEDOUT {
+			c.quit(stepNone, e)
+		}
 	}
 	if c.answered != goOn {
 		c.quit(stepNone, syscall.ECANCELED)
