@@ -140,7 +140,8 @@ func (p *place) is(dir *os.File) bool {
 func (p place) write(file, text string) error {
 	fd, err := unix.Openat(int(p.dir.Fd()), file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
-		for _, err = unix.Write(fd, []byte(text)); err == unix.EINTR; { // a limit may have to wait for memory to be freed
+		err = unix.EINTR
+		for err == unix.EINTR { // a limit may have to wait for memory to be freed
 			_, err = unix.Write(fd, []byte(text))
 		}
 		_ = unix.Close(fd)
