@@ -95,10 +95,10 @@ func (g *Gateway) Decided(dec scheduler.Decision) {
 			g.grants.drop(dec.Node, a)
 		}
 		g.send(dec.Node, &pb.Frame{Body: &pb.Frame_Cancel{Cancel: &pb.Cancel{Attempts: ids, Reason: dec.Reason}}})
-	case scheduler.Lapsed:
-		g.grants.change(dec.Node, dec.Attempt, func(held *grant) { held.lapsed = true })
-	case scheduler.Resumed:
-		g.grants.change(dec.Node, dec.Attempt, func(held *grant) { held.lapsed, held.at = false, time.Now() })
+	case scheduler.Silent:
+		if s := g.session(dec.Node); s != nil {
+			go s.silent()
+		}
 	case scheduler.JobDone:
 		g.grants.forget(dec.Job)
 	case scheduler.JobFailed:

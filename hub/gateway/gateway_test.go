@@ -46,17 +46,18 @@ func newRig(t *testing.T, change func(*Config)) *rig {
 	}
 	r := &rig{t: t, store: st, blobs: disk, conns: make(chan protocol.Session)}
 	log := slog.New(slog.DiscardHandler)
-	d := dispatch.New(dispatch.Config{
-		Core: scheduler.New(scheduler.Config{}, 1), Ledger: st, Log: log,
-		Effect: func(dec scheduler.Decision) { r.gate.Decided(dec) }, EndTurn: func() { r.gate.Flush() },
-	})
 	cfg := Config{
-		Store: st, Blobs: disk, Dispatch: d, Events: events.New(time.Now()), HubName: "hub", Log: log,
+		Store: st, Blobs: disk, Events: events.New(time.Now()), HubName: "hub", Log: log,
 		Lease: 8 * time.Second, HeartbeatBusy: 2 * time.Second, HeartbeatIdle: 20 * time.Second, MaxResult: 1 << 20,
 	}
 	if change != nil {
 		change(&cfg)
 	}
+	d := dispatch.New(dispatch.Config{
+		Core: scheduler.New(scheduler.Config{Lease: cfg.Lease}, 1), Ledger: st, Log: log,
+		Effect: func(dec scheduler.Decision) { r.gate.Decided(dec) }, EndTurn: func() { r.gate.Flush() },
+	})
+	cfg.Dispatch = d
 	r.gate = New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)

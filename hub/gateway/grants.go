@@ -34,11 +34,9 @@ type grants struct {
 	clock   int                                      // of their use
 }
 
-// grant is what one lease lets a node do. A lapsed one still lets it: its result is taken
-// while the task is open.
+// grant is what one lease lets a node do. One that has run out still lets it: its result
+// is taken while the task is open.
 type grant struct {
-	at      time.Time
-	lapsed  bool
 	digests [2]spare.Digest // input and checkpoint
 	plan    *plan           // nil until the lease is made
 }
@@ -80,8 +78,8 @@ func newGrants(st store.Store, images Images) *grants {
 }
 
 // take notes that a node has an attempt of task.
-func (g *grants) take(node spare.NodeID, attempt spare.AttemptID, task spare.Task, lapsed bool) {
-	taken := grant{at: time.Now(), lapsed: lapsed, digests: [2]spare.Digest{task.Input.Digest}}
+func (g *grants) take(node spare.NodeID, attempt spare.AttemptID, task spare.Task) {
+	taken := grant{digests: [2]spare.Digest{task.Input.Digest}}
 	if left, _ := task.Checkpoint(); left != nil {
 		taken.digests[1] = left.Digest
 	}
@@ -202,22 +200,6 @@ func (g *grants) drop(node spare.NodeID, attempt spare.AttemptID) {
 	}
 }
 
-// latest is when a node was last granted a lease that still runs; false if it has none.
-func (g *grants) latest(node spare.NodeID) (last time.Time, has bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, held := range g.held[node] {
-		if held.lapsed {
-			continue
-		}
-		has = true
-		if held.at.After(last) {
-			last = held.at
-		}
-	}
-	return last, has
-}
-
 // mayGet reports whether a lease of the node names this content.
 func (g *grants) mayGet(node spare.NodeID, d spare.Digest) bool {
 	g.mu.Lock()
@@ -299,7 +281,7 @@ func (g *grants) restore(ctx context.Context, node spare.NodeID, attempts []spar
 		if !own[id] && !lost(task, node, id) {
 			continue
 		}
-		g.take(node, id, task, !own[id])
+		g.take(node, id, task)
 		if _, _, err := g.planned(ctx, node, id); err != nil {
 			return err
 		}
@@ -367,7 +349,7 @@ func (g *Gateway) grant(dec scheduler.Grant) {
 		return // gone meanwhile; the leases expire
 	}
 	for _, l := range dec.Leases {
-		g.grants.take(dec.Node, l.Attempt.ID, l.Task, false)
+		g.grants.take(dec.Node, l.Attempt.ID, l.Task)
 	}
 	s.queue(outgoing{leases: dec.Leases})
 }

@@ -320,8 +320,14 @@ func (s *session) write(ctx context.Context) {
 	}
 }
 
-// watch closes a session that went silent while it holds leases: what it holds is
-// queued again when the leases expire, and it must not be given more meanwhile.
+// silent ends a session on which nothing is heard any more: the node may find another way.
+func (s *session) silent() {
+	s.log.Warn("node is silent; closing its session", "silent", time.Since(s.seen()).Round(time.Millisecond))
+	s.conn.Close(protocol.CodeSilent, "nothing was heard in time")
+}
+
+// watch closes the session of a node that holds no leases and went silent. Of those that
+// hold some the scheduler tells.
 func (s *session) watch(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -332,17 +338,8 @@ func (s *session) watch(ctx context.Context) {
 		case <-s.conn.Done():
 			return
 		case now := <-tick.C:
-			limit, since := 3*s.g.cfg.HeartbeatIdle, s.seen()
-			if granted, holds := s.g.grants.latest(s.node.ID); holds {
-				limit = s.g.cfg.Lease
-				// An idle node is heard rarely: it has a lease's time from the grant on.
-				if granted.After(since) {
-					since = granted
-				}
-			}
-			if silent := now.Sub(since); silent > limit {
-				s.log.Warn("node is silent; closing its session", "silent", silent.Round(time.Millisecond))
-				s.conn.Close(protocol.CodeSilent, "nothing was heard in time")
+			if now.Sub(s.seen()) > 3*s.g.cfg.HeartbeatIdle {
+				s.silent()
 				return
 			}
 		}

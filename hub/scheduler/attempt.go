@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -134,14 +135,29 @@ func (c *Core) latest(j *job, granted time.Time, prefetch bool) time.Time {
 	return granted.Add(limit)
 }
 
-// expire ends an attempt whose node was silent for too long, or kept it for too long.
+// expire ends an attempt whose lease ran out. What else a silent node holds is lost with
+// it: what it was granted since it was last heard would otherwise wait longer still.
 func (c *Core) expire(now time.Time, a *attempt) {
-	a.row.Message = "the node was silent for longer than its lease"
-	if last := c.latest(a.task.job, a.row.Granted, a.prefetch); !last.IsZero() && !last.After(now) {
-		a.row.Message = "the node kept it for longer than the task's time limit allows"
+	n := a.node
+	last := c.latest(a.task.job, a.row.Granted, a.prefetch)
+	switch {
+	case !last.IsZero() && !last.After(now):
+		c.lose(now, a, "the node kept it for longer than the task's time limit allows")
+	case now.Sub(n.heard) < c.cfg.Lease:
+		c.lose(now, a, "the node does not hold it any more")
+	default:
+		c.hush(n)
+		for _, id := range slices.Sorted(maps.Keys(n.live)) {
+			if a := n.live[id]; a != nil { // else its job failed with one before
+				c.lose(now, a, "the node was silent for longer than its lease")
+			}
+		}
 	}
+}
+
+func (c *Core) lose(now time.Time, a *attempt, why string) {
+	a.row.Message = why
 	c.end(now, a, spare.Lost)
-	c.decide(Lapsed{Node: a.node.id, Attempt: a.row.ID})
 	c.failed(now, a.task, a.node, &a.row, nil)
 }
 
@@ -173,7 +189,6 @@ func (c *Core) revive(now time.Time, n *node, id spare.AttemptID) bool {
 	}
 	c.undoLost(t, i)
 	c.dequeue(t)
-	c.decide(Resumed{Node: n.id, Attempt: id})
 	c.begin(n, t, spare.Attempt{
 		ID: id, Task: t.row.ID, Job: j.id, Chunk: chunk, Node: n.id, Number: number,
 		Granted: try.Granted, Expires: now.Add(c.cfg.Lease),

@@ -26,17 +26,21 @@ func TestScheduler_TaskReturnsOnceTheOnlyOtherNodeIsPaused(t *testing.T) {
 	}
 }
 
-func TestScheduler_TellsWhenALeaseIsLostAndGivenBack(t *testing.T) {
+func TestScheduler_TellsWhenANodeIsSilentAndGivesALostLeaseBack(t *testing.T) {
 	g := newGrid(t, Config{})
 	g.open("j", "ann", 1)
 	g.up("a")
 	id := g.one("a").Attempt.ID
-	if got := find[Lapsed](g.pass(9 * time.Second)); len(got) != 1 || got[0].Attempt != id || got[0].Node != nodeID("a") {
-		t.Fatalf("lapsed: %v", got)
+	if got := find[Silent](g.pass(9 * time.Second)); len(got) != 1 || got[0].Node != nodeID("a") {
+		t.Fatalf("silent: %v", got)
+	}
+	if r := g.core.NodeReason(nodeID("a"), g.now); r.Code != spare.ReasonNodeUnreachable {
+		t.Errorf("a silent node is %v", r)
 	}
 	g.core.Apply(g.now, Heartbeat{Node: nodeID("a"), Attempts: []spare.AttemptID{id}})
-	if got := find[Resumed](g.turn()); len(got) != 1 || got[0].Attempt != id {
-		t.Fatalf("resumed: %v", got)
+	g.turn()
+	if row := g.attempts[id]; row.Outcome != "" {
+		t.Fatalf("the node works on and its attempt is %q", row.Outcome)
 	}
 	g.pass(9 * time.Second)
 	g.core.Apply(g.now, NodeDown{Node: nodeID("a")})
@@ -175,5 +179,53 @@ func TestScheduler_EveryReportThatWaitedIsAnswered(t *testing.T) {
 	}
 	if g.ended["j"] != "done" {
 		t.Errorf("job %q with %d of 40 tasks done", g.ended["j"], len(g.doneBy))
+	}
+}
+
+// What a node asked for before it fell silent must not bring it work one lease after the
+// other.
+func TestScheduler_SilentNodeIsGivenNothingMore(t *testing.T) {
+	g := newGrid(t, Config{})
+	g.open("j", "ann", 1)
+	g.up("a", "b")
+	g.want("a", 20, 0) // its last words
+	silent := g.now
+	g.pass(6 * time.Second)
+	g.open("k", "ann", 2) // nobody can know yet
+	g.pass(6 * time.Second)
+	g.open("l", "ann", 3)
+	g.pass(20 * time.Second)
+	for _, a := range g.attempts {
+		if a.Job == "l" || a.Outcome != spare.Lost || a.Ended.Sub(silent) > 10*time.Second {
+			t.Errorf("attempt %s, granted %v after the node was last heard, is %q, ended %v", a.ID, a.Granted.Sub(silent), a.Outcome, a.Ended)
+		}
+	}
+	if len(g.attempts) != 3 {
+		t.Errorf("there are %d attempts, want the three of before it was known", len(g.attempts))
+	}
+	g.core.Apply(g.now, Heartbeat{Node: nodeID("a")})
+	if got := g.grants(g.turn(), "a"); len(got) != 3 {
+		t.Errorf("heard again, it was given %d chunks, want the three it did not just lose", len(got))
+	}
+	if got := g.want("b", 8, 0); len(got) != 3 {
+		t.Errorf("the other node got %d chunks, want those that were lost", len(got))
+	}
+}
+
+// A node that is heard and does not name an attempt has lost that one only.
+func TestScheduler_NodeThatIsHeardKeepsWhatItNames(t *testing.T) {
+	g := newGrid(t, Config{})
+	g.open("j", "ann", 2)
+	g.up("a")
+	got := g.want("a", 2, 0)
+	for range 6 {
+		g.pass(2 * time.Second)
+		g.core.Apply(g.now, Heartbeat{Node: nodeID("a"), Attempts: []spare.AttemptID{got[0].Attempt.ID}})
+		if ds := find[Silent](g.turn()); len(ds) != 0 {
+			t.Fatal("a node that is heard is called silent")
+		}
+	}
+	if kept, gone := g.attempts[got[0].Attempt.ID], g.attempts[got[1].Attempt.ID]; kept.Outcome != "" || gone.Outcome != spare.Lost || strings.Contains(gone.Message, "silent") {
+		t.Errorf("kept %q; the other %q: %s", kept.Outcome, gone.Outcome, gone.Message)
 	}
 }

@@ -78,12 +78,13 @@ func (c *Core) Apply(now time.Time, ev Event) {
 	case NodeChanged:
 		c.nodeChanged(ev)
 	case Heartbeat:
-		if n := c.nodes[ev.Node]; n != nil && n.up {
+		if n := c.hear(ev.Node); n != nil {
 			c.beat(now, n, ev.Attempts)
 		}
 	case Wanted:
 		c.wanted(ev)
 	case Reported:
+		c.hear(ev.Node)
 		c.reported(now, ev)
 	}
 }

@@ -36,17 +36,11 @@ type Cancel struct {
 	Reason   string
 }
 
-// Lapsed says that a node lost the lease on an attempt: it was silent, or kept it too
-// long. What it makes of it is still taken while the task is open.
-type Lapsed struct {
-	Node    spare.NodeID
-	Attempt spare.AttemptID
-}
-
-// Resumed says that a node works on an attempt whose lease had lapsed, and has it again.
-type Resumed struct {
-	Node    spare.NodeID
-	Attempt spare.AttemptID
+// Silent says that a connected node was not heard for a lease's time while it held one.
+// What it held is queued again, and still taken from it while the tasks are open; it gets
+// nothing more until it is heard.
+type Silent struct {
+	Node spare.NodeID
 }
 
 // Ack answers a report. The node may forget the result either way; Reason says why it
@@ -108,8 +102,7 @@ type Refill struct {
 
 func (Grant) decision()     {}
 func (Cancel) decision()    {}
-func (Lapsed) decision()    {}
-func (Resumed) decision()   {}
+func (Silent) decision()    {}
 func (Ack) decision()       {}
 func (TaskDone) decision()  {}
 func (Retried) decision()   {}

@@ -12,7 +12,7 @@ type node struct {
 	id   spare.NodeID
 	info spare.Node
 	up   bool // connected
-	open bool // connected and not paused
+	open bool // connected, not paused and not silent
 	live map[spare.AttemptID]*attempt
 	fit  []fit // by class.id
 
@@ -21,6 +21,8 @@ type node struct {
 	until         time.Time // no back-off from any App is later
 	slots         int       // how many it was seen to run at once
 	waiting       bool      // in Core.hungry
+	heard         time.Time // its last heartbeat
+	silent        bool      // for longer than a lease, while it held one
 	granted       []Leased
 	parked        map[spare.AttemptID]struct{} // its reports that wait for their tasks
 	apps          map[string]*nodeApp
@@ -68,6 +70,7 @@ func (c *Core) nodeUp(now time.Time, ev NodeUp) {
 	c.uncount(n)
 	n.info = ev.Node
 	n.up, n.open = true, isOpen(ev.Node)
+	n.silent = false
 	n.run, n.prefetch, n.slots = 0, 0, 0
 	c.count(n)
 
@@ -91,14 +94,40 @@ func (c *Core) nodeDown(id spare.NodeID) {
 		return
 	}
 	c.uncount(n)
-	n.up, n.open = false, false
+	n.up, n.open, n.silent = false, false, false
 	n.run, n.prefetch = 0, 0
 	c.dirty = true // tasks may return to a node that is now the only one
 }
 
-func (c *Core) nodeChanged(ev NodeChanged) {
-	n := c.nodes[ev.Node.ID]
+// hear notes that a node said something and returns it, or nil if it is not connected.
+// One that was silent may be given work again.
+func (c *Core) hear(id spare.NodeID) *node {
+	n := c.nodes[id]
 	if n == nil || !n.up {
+		return nil
+	}
+	if n.silent {
+		n.silent, n.open = false, isOpen(n.info)
+		c.count(n)
+		c.queueHungry(n)
+	}
+	return n
+}
+
+// hush gives a silent node nothing more until it is heard, whatever it last asked for.
+func (c *Core) hush(n *node) {
+	if !n.up || n.silent {
+		return
+	}
+	c.uncount(n)
+	n.silent, n.open = true, false
+	c.dirty = true // as in nodeDown
+	c.decide(Silent{Node: n.id})
+}
+
+func (c *Core) nodeChanged(ev NodeChanged) {
+	n := c.hear(ev.Node.ID)
+	if n == nil {
 		return
 	}
 	c.uncount(n)
@@ -112,8 +141,8 @@ func (c *Core) nodeChanged(ev NodeChanged) {
 func isOpen(n spare.Node) bool { return n.State != spare.NodePaused && n.State != spare.NodeOffline }
 
 func (c *Core) wanted(ev Wanted) {
-	n := c.nodes[ev.Node]
-	if n == nil || !n.up {
+	n := c.hear(ev.Node)
+	if n == nil {
 		return
 	}
 	n.run, n.prefetch = max(0, ev.Run), max(0, ev.Prefetch)
@@ -142,6 +171,7 @@ func (c *Core) queueHungry(n *node) {
 // beat renews the leases of attempts a node says it holds, takes up lost ones whose
 // tasks still wait, and cancels those that are no longer wanted.
 func (c *Core) beat(now time.Time, n *node, ids []spare.AttemptID) {
+	n.heard = now
 	expires := now.Add(c.cfg.Lease)
 	var drop []spare.AttemptID
 	for _, id := range ids {

@@ -136,7 +136,7 @@ func (c *Core) whyNone(cl *class) spare.Reason {
 	furthest, connected := fitPool, 0
 	var near []*node // those that got furthest
 	for _, n := range c.nodes {
-		if !n.up {
+		if !n.up || n.silent {
 			continue
 		}
 		connected++
@@ -259,6 +259,9 @@ func (c *Core) NodeReason(id spare.NodeID, now time.Time) spare.Reason {
 	}
 	if len(n.live) > 0 {
 		return spare.Reason{Code: spare.ReasonWorking, Detail: "holds " + plural(len(n.live), "lease")}
+	}
+	if n.silent {
+		return spare.Reason{Code: spare.ReasonNodeUnreachable, Detail: "nothing was heard of it since " + clock(n.heard)}
 	}
 	if !n.open {
 		if n.info.Reason.Code != "" {
