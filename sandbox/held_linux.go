@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"os"
 	"slices"
@@ -40,6 +42,10 @@ const (
 	socketLooks = 6   // what it costs to read of a socket, in looks at a file
 	mapsLook    = 512 // bytes of a list of mappings, which cost as much as one look
 )
+
+// longestMapping is more bytes than one line of a list of mappings has: a path of up to
+// 4 KiB, of which each byte may be written as four.
+const longestMapping = 20 << 10
 
 type holders struct {
 	held
@@ -159,16 +165,24 @@ func (h *holders) file(name string, st *unix.Stat_t) {
 // it was told anything. Only root is told how long they are. Names are those inside, where
 // mounts cannot cover folders in memory.
 func (h *holders) mapped(proc string) bool {
-	text, err := os.ReadFile(proc + "/maps")
-	if err != nil || len(text) == 0 {
+	maps, err := os.Open(proc + "/maps")
+	if err != nil {
 		return false
 	}
-	h.look(len(text) / mapsLook)
-	for line := range strings.Lines(string(text)) {
-		if !strings.HasSuffix(line, " (deleted)\n") {
+	defer func() { _ = maps.Close() }()
+	lines, size := bufio.NewReaderSize(maps, longestMapping), 0
+	for {
+		line, err := lines.ReadSlice('\n')
+		size += len(line)
+		if err != nil {
+			h.hidden = h.hidden || errors.Is(err, bufio.ErrBufferFull)
+			h.look(size / mapsLook)
+			return size > 0
+		}
+		if !bytes.HasSuffix(line, []byte(" (deleted)\n")) {
 			continue
 		}
-		f := strings.Fields(line) // addresses, rights, offset, device, inode, name
+		f := strings.Fields(string(line)) // addresses, rights, offset, device, inode, name
 		if len(f) < 6 || slices.ContainsFunc(inMemory, func(p string) bool { return strings.HasPrefix(f[5], p) }) {
 			continue
 		}
@@ -185,7 +199,6 @@ func (h *holders) mapped(proc string) bool {
 			h.bytes += rangeLength(f[0])
 		}
 	}
-	return true
 }
 
 // inMemory are how the names of files in memory begin.

@@ -40,39 +40,47 @@ func (f *film) check(ctx context.Context, d folder, out string) (spare.Summary, 
 		return nil, err
 	}
 	f.bytes = stat.Size()
-	info, err := f.in.Media.Probe(ctx, filepath.Join(d.out, out))
+	var track media.Stream
+	var got found
+	err = together(
+		func() (err error) { track, err = f.checkTracks(ctx, filepath.Join(d.out, out)); return err },
+		func() (err error) { got, err = f.readBack(ctx, d.out, out, true, len(f.audio) > 0); return err },
+	)
 	if err != nil {
 		return nil, err
 	}
-	films := info.Video()
-	switch {
-	case len(films) != 1:
-		return nil, fmt.Errorf("it has %d video tracks, not 1", len(films))
-	case len(info.Of("audio")) != len(f.audio):
-		return nil, fmt.Errorf("it has %d audio tracks, not %d", len(info.Of("audio")), len(f.audio))
-	case len(info.Of("subtitle")) != f.subtitles:
-		return nil, fmt.Errorf("it has %d subtitle tracks, not %d", len(info.Of("subtitle")), f.subtitles)
-	case films[0].Rotation != f.parts[0].rotated:
-		return nil, fmt.Errorf("it is turned by %d degrees and its parts by %d", films[0].Rotation, f.parts[0].rotated)
-	}
-	f.length = films[0].Duration
-	got, err := f.readBack(ctx, d.out, out, true, len(f.audio) > 0)
-	if err != nil {
-		return nil, err
-	}
+	f.length = track.Duration
 	if err := f.checkFilm(got); err != nil {
 		return nil, err
 	}
 	if len(f.audio) > 0 {
-		given, err := f.readBack(ctx, d.in, f.other.file, false, true)
-		if err != nil {
-			return nil, err
-		}
-		if err := f.checkSounds(got, given); err != nil {
+		if err := f.checkSounds(got, f.given); err != nil {
 			return nil, err
 		}
 	}
-	return f.report(films[0], got), nil
+	return f.report(track, got), nil
+}
+
+// checkTracks counts the output's tracks, and returns the film.
+func (f *film) checkTracks(ctx context.Context, file string) (media.Stream, error) {
+	info, err := f.in.Media.Probe(ctx, file)
+	if err != nil {
+		return media.Stream{}, err
+	}
+	films := info.Video()
+	switch {
+	case len(films) != 1:
+		err = fmt.Errorf("it has %d video tracks, not 1", len(films))
+	case len(info.Of("audio")) != len(f.audio):
+		err = fmt.Errorf("it has %d audio tracks, not %d", len(info.Of("audio")), len(f.audio))
+	case len(info.Of("subtitle")) != f.subtitles:
+		err = fmt.Errorf("it has %d subtitle tracks, not %d", len(info.Of("subtitle")), f.subtitles)
+	case films[0].Rotation != f.parts[0].rotated:
+		err = fmt.Errorf("it is turned by %d degrees and its parts by %d", films[0].Rotation, f.parts[0].rotated)
+	default:
+		return films[0], nil
+	}
+	return media.Stream{}, err
 }
 
 // readBack lists the packets of a file's film and of its sound.

@@ -84,15 +84,20 @@ func (f *film) listParts(ctx context.Context, d folder) error {
 			}
 		}
 	}
+	return f.alike()
+}
+
+// lookAtFirst learns from the first part what a list of packets does not tell.
+func (f *film) lookAtFirst(ctx context.Context, d folder) error {
 	first, err := f.in.Media.Probe(ctx, filepath.Join(d.in, f.parts[0].file))
 	if err != nil {
-		return err
+		return fmt.Errorf("%s of chunk %d: %w", f.name, f.parts[0].chunk, err)
 	}
 	if len(first.Video()) == 0 {
 		return fmt.Errorf("%s of chunk %d has no video track", f.name, f.parts[0].chunk)
 	}
 	f.parts[0].rotated = first.Video()[0].Rotation
-	return f.alike()
+	return nil
 }
 
 func (f *film) readPart(list string, p *piece) error {
@@ -184,6 +189,12 @@ func (f *film) lookAtOther(ctx context.Context, d folder) error {
 			f.audio = append(f.audio, media.OtherTrack{Type: s.Type, Codec: s.Codec, Language: s.Language(), Start: s.Start, Duration: s.Duration})
 		}
 		f.subtitles = len(info.Of("subtitle"))
+	}
+	if len(f.audio) > 0 {
+		var err error
+		if f.given, err = f.readBack(ctx, d.in, f.other.file, false, true); err != nil {
+			return err
+		}
 	}
 	var missing []string
 	switch f.cfg.Tracks {

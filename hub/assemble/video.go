@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spare-compute/spare"
 	"github.com/spare-compute/spare/hub/media"
@@ -55,6 +56,7 @@ type film struct {
 	starts    []int64        // of each part, microseconds from the film's first frame
 	audio     []media.OtherTrack
 	subtitles int
+	given     found // the last chunk's sound
 	bytes     int64
 	length    float64 // seconds, as the output's container says; 0 if it does not
 }
@@ -175,10 +177,12 @@ func (f *film) join(ctx context.Context, folder string) (spare.Summary, error) {
 		return nil, err
 	}
 	defer dir.remove()
-	if err := f.listParts(ctx, dir); err != nil {
-		return nil, err
-	}
-	if err := f.lookAtOther(ctx, dir); err != nil {
+	err = together(
+		func() error { return f.listParts(ctx, dir) },
+		func() error { return f.lookAtFirst(ctx, dir) },
+		func() error { return f.lookAtOther(ctx, dir) },
+	)
+	if err != nil {
 		return nil, err
 	}
 	if err := f.timing(); err != nil {
@@ -193,6 +197,23 @@ func (f *film) join(ctx context.Context, folder string) (spare.Summary, error) {
 		return nil, fmt.Errorf("the joined %s is wrong and is not handed over: %w", f.name, err)
 	}
 	return sum, dir.handOver(out, f.in.Out, f.name)
+}
+
+// together does steps side by side, since of a step on a short film the start of the tool
+// takes longest. The error is that of the first step that has one, whichever ended first.
+func together(steps ...func() error) error {
+	errs := make([]error, len(steps))
+	var all sync.WaitGroup
+	for i, step := range steps {
+		all.Go(func() { errs[i] = step() })
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *film) mp4() bool {

@@ -89,7 +89,7 @@ func (c *Core) choose(now time.Time, n *node, active []*class, prefetch bool) *t
 				continue
 			}
 		}
-		if prefetch && !cl.plenty() {
+		if prefetch && !cl.plenty(n) {
 			continue
 		}
 		if t := c.pick(now, cl, n); t != nil && (best == nil || t.job.before(best.job)) {
@@ -99,11 +99,14 @@ func (c *Core) choose(now time.Time, n *node, active []*class, prefetch bool) *t
 	return best
 }
 
-// plenty reports whether a task may be bound to a node that cannot start it yet: only
-// while enough others are left to give every eligible node its next one. At a job's tail
-// a task waiting behind another could be running elsewhere. A node that is alone takes
-// nothing from anybody.
-func (cl *class) plenty() bool { return cl.ready > cl.slots || cl.eligible == 1 }
+// plenty reports whether a task may be bound to a node that cannot start it yet: while
+// what the node then holds ahead is at most half of its share of what is left. Tasks
+// differ in length, and at a job's tail a task that waits behind another could be running
+// elsewhere. A node that is alone takes nothing from anybody.
+func (cl *class) plenty(n *node) bool {
+	ahead := max(0, len(n.live)-n.slots) + 1
+	return cl.eligible == 1 || 2*ahead*cl.slots <= cl.ready*n.slots
+}
 
 // before is the order of fair shares: the owner with less, then the job with less, then
 // first come.

@@ -146,7 +146,9 @@ func (c *Core) wanted(ev Wanted) {
 		return
 	}
 	n.run, n.prefetch = max(0, ev.Run), max(0, ev.Prefetch)
-	if more := n.run + n.running - n.slots; more > 0 {
+	// A node asks for the next while it hands a result over, so it holds more than it runs.
+	slots := min(n.run+n.running, max(1, cores(&n.info.Device)))
+	if more := slots - n.slots; more > 0 {
 		n.slots += more
 		for _, cl := range c.classes {
 			if cl != nil && n.open && n.fit[cl.id] == fitOK {

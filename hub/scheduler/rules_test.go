@@ -60,16 +60,22 @@ func TestScheduler_PrefetchDoesNotHoardAtTheTail(t *testing.T) {
 	g := newGrid(t, Config{})
 	g.up("a", "b")
 	g.want("b", 1, 0)
-	g.open("j", "ann", 5)
+	g.open("j", "ann", 9)
 	if n := len(g.core.nodes[nodeID("b")].live); n != 1 {
 		t.Fatalf("b holds %d leases, want the one it waited for", n)
 	}
-	// Four are left. a runs one and may fetch one ahead; the two others are b's and a's next.
-	if got := g.want("a", 1, 4); len(got) != 2 {
-		t.Fatalf("a got %d leases of four, want one to run and one ahead", len(got))
+	// Of seven that are left once a runs one, half of its share is one, not two.
+	if got := g.want("a", 1, 20); len(got) != 2 {
+		t.Fatalf("a got %d leases of eight, want one to run and one ahead", len(got))
 	}
-	if got := g.want("b", 2, 0); len(got) != 2 {
-		t.Fatalf("b got %d of the rest", len(got))
+	for range 3 {
+		for id := range g.core.nodes[nodeID("b")].live {
+			g.report("b", id, spare.Succeeded)
+		}
+		g.one("b")
+	}
+	if got := g.want("b", 0, 20); len(got) != 0 {
+		t.Fatalf("three are left for two nodes and b fetches %d ahead", len(got))
 	}
 }
 
@@ -501,5 +507,22 @@ func TestScheduler_OnlyAHandedBackTaskKeepsACheckpoint(t *testing.T) {
 		if (file != nil) != want || want && number != 1 {
 			t.Errorf("after %s the task has the checkpoint %v of attempt %d", outcome, file, number)
 		}
+	}
+}
+
+// A node that hands over a result runs nothing of it any more, and asks for the next.
+func TestScheduler_ResultUnderWayIsNoSlot(t *testing.T) {
+	g := newGrid(t, Config{})
+	g.open("j", "ann", 4)
+	g.up("a")
+	for range 4 {
+		g.want("a", 2, 0)
+	}
+	if n := g.core.nodes[nodeID("a")]; len(n.live) != 4 || n.slots != 4 {
+		t.Fatalf("%d leases, %d slots", len(n.live), n.slots)
+	}
+	g.want("a", 2, 0)
+	if n := g.core.nodes[nodeID("a")]; n.slots != 4 {
+		t.Fatalf("a machine of four cores counts as %d slots", n.slots)
 	}
 }
