@@ -462,7 +462,7 @@ func (g *grid) checkIdle() {
 			if n.fit[j.class.id] != fitOK || (a != nil && a.until.After(g.now)) {
 				continue
 			}
-			if t := g.core.first(g.now, j, n); t != nil {
+			if t := g.core.first(g.now, j, n, false); t != nil {
 				g.t.Fatalf("node %s wants work and task %s waits for it", n.id.Short(), t.row.ID)
 			}
 		}

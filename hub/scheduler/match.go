@@ -10,6 +10,9 @@ import (
 // lease. Those beyond it get their turn when earlier ones are gone or lose their shyness.
 const shyScan = 128
 
+// sizeScan bounds among how many of a job's next chunks the one of the right size is looked for.
+const sizeScan = 64
+
 // match hands out leases: first what nodes want to run, then what they want to fetch
 // ahead. Nodes take turns, so that one with many cores does not empty the queue while
 // others stand idle.
@@ -92,7 +95,7 @@ func (c *Core) choose(now time.Time, n *node, active []*class, prefetch bool) *t
 		if prefetch && !cl.plenty(n) {
 			continue
 		}
-		if t := c.pick(now, cl, n); t != nil && (best == nil || t.job.before(best.job)) {
+		if t := c.pick(now, cl, n, prefetch); t != nil && (best == nil || t.job.before(best.job)) {
 			best = t
 		}
 	}
@@ -124,12 +127,12 @@ func (j *job) before(k *job) bool {
 
 // pick is the first task of a class that a node may have. Almost always it is one of the
 // first job's; only where that job's tasks keep away from this node are others looked at.
-func (c *Core) pick(now time.Time, cl *class, n *node) *task {
+func (c *Core) pick(now time.Time, cl *class, n *node, prefetch bool) *task {
 	q := cl.next()
 	if q == nil {
 		return nil
 	}
-	if t := c.first(now, q.jobs.items[0], n); t != nil {
+	if t := c.first(now, q.jobs.items[0], n, prefetch); t != nil {
 		return t
 	}
 	var best *task
@@ -138,7 +141,7 @@ func (c *Core) pick(now time.Time, cl *class, n *node) *task {
 			if best != nil && !j.before(best.job) {
 				continue
 			}
-			if t := c.first(now, j, n); t != nil {
+			if t := c.first(now, j, n, prefetch); t != nil {
 				best = t
 			}
 		}
@@ -146,22 +149,32 @@ func (c *Core) pick(now time.Time, cl *class, n *node) *task {
 	return best
 }
 
-// first is a job's lowest chunk that a node may have, so that what is tried again comes
-// before what was never tried.
-func (c *Core) first(now time.Time, j *job, n *node) *task {
-	var head *task
-	if all := j.clean.all(); len(all) > 0 {
-		head = all[0]
-	}
+// first is the task of a job that a node gets: what is tried again comes before later
+// chunks that were never tried.
+func (c *Core) first(now time.Time, j *job, n *node, prefetch bool) *task {
+	all := j.clean.all()
 	for i, t := range j.shy.all() {
-		if i == shyScan || (head != nil && head.row.Chunk < t.row.Chunk) {
+		if i == shyScan || (len(all) > 0 && all[0].row.Chunk < t.row.Chunk) {
 			break
 		}
 		if c.welcome(now, t, n) {
 			return t
 		}
 	}
-	return head
+	return bySize(all[:min(len(all), sizeScan)], prefetch)
+}
+
+// bySize is the task with the most input, the earliest of equals: what probably takes
+// longest, and would be waited for by idle nodes if it began last. What waits behind
+// another task is better short, so ahead it is the one with the least.
+func bySize(tasks []*task, ahead bool) *task {
+	var best *task
+	for _, t := range tasks {
+		if best == nil || ahead && t.row.Input.Size < best.row.Input.Size || !ahead && t.row.Input.Size > best.row.Input.Size {
+			best = t
+		}
+	}
+	return best
 }
 
 // avoidUntil is until when a task keeps away from the nodes that failed it.

@@ -526,3 +526,27 @@ func TestScheduler_ResultUnderWayIsNoSlot(t *testing.T) {
 		t.Fatalf("a machine of four cores counts as %d slots", n.slots)
 	}
 }
+
+func TestScheduler_LargestInputBeginsFirst(t *testing.T) {
+	g := newGrid(t, Config{})
+	g.up("a")
+	sizes := []int64{3, 1, 7, 3, 7}
+	for i, size := range sizes {
+		id := spare.NewTaskID("j", i)
+		g.tasks[id] = spare.Task{ID: id, Job: "j", Chunk: i, State: spare.TaskReady, Input: spare.File{Size: size}}
+	}
+	g.core.Apply(g.now, JobOpened{Job: "j", App: "app", Around: spare.Environment{Platform: spare.PlatformPython}, Pool: "trusted", Owner: "ann", Total: len(sizes), Chunks: len(sizes)})
+	g.turn()
+	var order []int
+	if got := g.want("a", 0, 1); len(got) != 1 || got[0].Attempt.Chunk != 1 {
+		t.Fatalf("ahead it fetches %v, want the smallest", got)
+	}
+	for range sizes[1:] {
+		l := g.one("a")
+		order = append(order, l.Attempt.Chunk)
+		g.report("a", l.Attempt.ID, spare.Succeeded)
+	}
+	if want := []int{2, 4, 0, 3}; !slices.Equal(order, want) {
+		t.Fatalf("chunks of %v bytes ran in the order %v, want %v", sizes, order, want)
+	}
+}
