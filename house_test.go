@@ -301,13 +301,19 @@ func TestHouse_NoFileIsTooLong(t *testing.T) {
 var skipped = regexp.MustCompile(`\bt\.Ski[p](f|Now)?\(`)
 
 // unwanted are marks of unfinished work and of a single developer's machine. The brackets keep
-// the patterns from finding themselves.
+// the patterns from finding themselves. Most begin with fixed letters, which are looked for
+// many times faster.
 var unwanted = []*regexp.Regexp{
-	regexp.MustCompile(`\bTOD[O]\b|\bFIXM[E]\b|\bXX[X]\b`),
-	regexp.MustCompile(`(?i)\bissue #?[0-9]+`),
+	regexp.MustCompile(`TOD[O]\b`),
+	regexp.MustCompile(`FIXM[E]\b`),
+	regexp.MustCompile(`\bXX[X]\b`),
+	regexp.MustCompile(`issue #?[0-9]+`),
+	regexp.MustCompile(`Issue #?[0-9]+`),
 	skipped,
 	regexp.MustCompile(`panic\("(not impl|unimpl)`),
-	regexp.MustCompile(`/wor[k]/(main|shared)\b|/tmp/pla[n]\b|/hom[e]/[a-z]+/(src|go)/`),
+	regexp.MustCompile(`/wor[k]/(main|shared)\b`),
+	regexp.MustCompile(`/tmp/pla[n]\b`),
+	regexp.MustCompile(`/hom[e]/[a-z]+/(src|go)/`),
 	regexp.MustCompile(`//nolin[t]`),
 }
 

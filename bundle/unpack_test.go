@@ -112,7 +112,7 @@ func wantRefused(t *testing.T, what string, archive *bytes.Reader, lim Limits) {
 }
 
 func TestUnpack_RefusesBombs(t *testing.T) {
-	zeros := item{name: "zeros", text: strings.Repeat("\x00", 80<<20)}
+	zeros := item{name: "zeros", text: strings.Repeat("\x00", 66<<20)}
 	many := make([]item, 0, 200)
 	for i := range 200 {
 		many = append(many, item{name: "f" + strings.Repeat("x", i%50) + string(rune('a'+i/50))})

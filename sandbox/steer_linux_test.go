@@ -356,7 +356,7 @@ func TestClock_CountsWithoutPauses(t *testing.T) {
 // machine does meanwhile is not known here, so the test goes by half of them.
 func TestSteer_PausesATreeOf64Quickly(t *testing.T) {
 	const processes = 64
-	rounds := 20
+	rounds := 8
 	kinds := map[string]func(*Spec){"": func(s *Spec) { s.Limits.Nice = true }}
 	if os.Getenv("SPARE_LONG") != "" { // on a busy machine, what is idle takes long to begin
 		rounds = 100
