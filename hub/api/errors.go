@@ -10,6 +10,7 @@ import (
 
 	"github.com/spare-compute/spare/hub/blob"
 	"github.com/spare-compute/spare/hub/catalog"
+	"github.com/spare-compute/spare/hub/dispatch"
 	"github.com/spare-compute/spare/hub/store"
 )
 
@@ -92,8 +93,10 @@ func (s *server) explain(r *http.Request, err error) *problem {
 		return refuse(http.StatusConflict, "%s", err)
 	case errors.As(err, &refused):
 		return refuse(http.StatusBadRequest, "%s", err)
-	case errors.Is(err, blob.ErrFull), outOfSpace(err):
+	case errors.Is(err, blob.ErrFull), errors.Is(err, store.ErrFull), outOfSpace(err):
 		return refuse(http.StatusInsufficientStorage, "the hub's disk is full: free space on it or delete old jobs, then try again")
+	case errors.Is(err, dispatch.ErrHeld), errors.Is(err, dispatch.ErrStopped):
+		return refuse(http.StatusServiceUnavailable, "the hub is busy, cannot write to its ledger or is being stopped; nothing is lost: try again in a moment")
 	}
 	s.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "request", requestID(r.Context()), "err", err)
 	return refuse(http.StatusInternalServerError, "the hub could not do this; its log says why under request %s", requestID(r.Context()))

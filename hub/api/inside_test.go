@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spare-compute/spare/hub/blob"
+	"github.com/spare-compute/spare/hub/dispatch"
 	"github.com/spare-compute/spare/hub/events"
 	"github.com/spare-compute/spare/hub/store"
 )
@@ -59,7 +60,8 @@ func TestStream_SaysThatItLivesWhileNothingHappens(t *testing.T) {
 
 func TestExplain_AFullDiskIsSaidToBeOne(t *testing.T) {
 	s := &server{Config: Config{Log: slog.New(slog.DiscardHandler)}}
-	for _, err := range []error{blob.ErrFull, fmt.Errorf("write: %w", syscall.ENOSPC)} {
+	full := fmt.Errorf("%w (%w)", dispatch.ErrHeld, store.ErrFull)
+	for _, err := range []error{blob.ErrFull, store.ErrFull, full, fmt.Errorf("write: %w", syscall.ENOSPC)} {
 		p := s.explain(httptest.NewRequest("PUT", "/", nil), err)
 		if p.status != http.StatusInsufficientStorage || !strings.Contains(p.message, "free space") {
 			t.Errorf("%v: %d %s", err, p.status, p.message)
@@ -68,6 +70,16 @@ func TestExplain_AFullDiskIsSaidToBeOne(t *testing.T) {
 	p := s.explain(httptest.NewRequest("PUT", "/", nil), fmt.Errorf("open /secret/path: broken"))
 	if p.status != http.StatusInternalServerError || strings.Contains(p.message, "secret") {
 		t.Errorf("the hub's inside is told: %d %s", p.status, p.message)
+	}
+}
+
+func TestExplain_AHubThatCannotAnswerNowSaysToTryAgain(t *testing.T) {
+	s := &server{Config: Config{Log: slog.New(slog.DiscardHandler)}}
+	for _, err := range []error{dispatch.ErrHeld, dispatch.ErrStopped, fmt.Errorf("%w (secret: broken)", dispatch.ErrHeld)} {
+		p := s.explain(httptest.NewRequest("GET", "/", nil), err)
+		if p.status != http.StatusServiceUnavailable || !strings.Contains(p.message, "try again") || strings.Contains(p.message, "secret") {
+			t.Errorf("%v: %d %s", err, p.status, p.message)
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 // ErrStopped is returned to callers whose event or question came after the end.
 var ErrStopped = errors.New("the hub is shutting down")
 
-// ErrHeld is returned to callers whose question waited for too long.
+// ErrHeld is returned to callers whose question waited for too long: it was not asked.
 var ErrHeld = errors.New("the hub is busy and could not answer in time; try again")
 
 const (
@@ -107,7 +107,7 @@ func (d *Dispatcher) Ask(ctx context.Context, f func(core *scheduler.Core, now t
 		return err
 	}
 	if fault := d.fault.Load(); fault != nil {
-		return fmt.Errorf("the hub cannot write to its ledger and holds all work until it can: %w", *fault)
+		return fmt.Errorf("%w (it cannot write to its ledger and holds all work until it can: %w)", ErrHeld, *fault)
 	}
 	return ErrHeld
 }
