@@ -309,6 +309,7 @@ var unwanted = []*regexp.Regexp{
 	regexp.MustCompile(`\bXX[X]\b`),
 	regexp.MustCompile(`issue #?[0-9]+`),
 	regexp.MustCompile(`Issue #?[0-9]+`),
+	regexp.MustCompile(`ISSUE #?[0-9]+`),
 	skipped,
 	regexp.MustCompile(`panic\("(not impl|unimpl)`),
 	regexp.MustCompile(`/wor[k]/(main|shared)\b`),
